@@ -1,0 +1,151 @@
+"""Typed settings: defaults <- TOML files <- `--set key=value`. Knows nothing of what a setting does.
+
+Unknown keys fail and name the nearest key. Paths in a file are relative to that file. The hash of the resolved
+settings names a run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prefloop.errors import ConfigError
+
+WORKSPACE_FILE = "prefloop.toml"
+
+
+class Config(BaseModel):
+    """Base of every settings class: frozen, strict about keys. Field descriptions carry units and consequences."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def load(cls, files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Self:
+        """Defaults, then each TOML file, then each `dotted.key=value` (later wins).
+
+        Errors:
+            ConfigError: a missing or broken file, an unknown key (with the nearest known one), a wrong type.
+        """
+        data: dict[str, Any] = {}
+        for file in files:
+            data = _merge(data, _read_toml(cls, Path(file)))
+        for override in overrides:
+            data = _merge(data, _parse_override(override))
+        return cls._validate(data)
+
+    @classmethod
+    def _validate(cls, data: dict[str, Any]) -> Self:
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_sentence(cls, error)) from None
+
+    def digest(self) -> str:
+        """The first 12 hex digits of the SHA-256 over the resolved settings."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class DataSettings(Config):
+    root: Path | None = Field(None, description="folder of data sets; recipes name files below it")
+
+
+class DatabaseSettings(Config):
+    url: str = Field("sqlite:///prefloop.db", description="SQLAlchemy URL; SQLite paths are relative to the workspace")
+
+
+class ServeSettings(Config):
+    host: str = Field("127.0.0.1", description="address that the page listens on")
+    port: int = Field(8400, ge=0, le=65535, description="port of the page; 0 takes any free one")
+    model_server: str = Field("", description="URL of an OpenAI-compatible server; empty starts our own")
+    model_server_port: int = Field(0, ge=0, le=65535, description="port of our own model server; 0 takes any free one")
+
+
+class WorkspaceSettings(Config):
+    """`prefloop.toml`."""
+
+    data: DataSettings = DataSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    serve: ServeSettings = ServeSettings()
+
+
+def _read_toml(cls: type[Config], file: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist; give the path of a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}; mend that line.") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from None
+    return _resolve_paths(cls, data, file.resolve().parent)
+
+
+def _resolve_paths(cls: type[Config], data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Makes values of Path fields absolute, relative to the file that they stand in."""
+    resolved = dict(data)
+    for name, field in cls.model_fields.items():
+        if name not in data:
+            continue
+        kinds = {field.annotation, *get_args(field.annotation)}
+        value = data[name]
+        nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config)]
+        if nested and isinstance(value, dict):
+            resolved[name] = _resolve_paths(nested[0], value, folder)
+        elif Path in kinds and isinstance(value, str):
+            resolved[name] = folder / Path(value).expanduser()
+        elif tuple[Path, ...] in kinds and isinstance(value, list):
+            resolved[name] = [folder / Path(item).expanduser() for item in value]
+    return resolved
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r} is not of the form key=value; write for example --set seed=1.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _sentence(cls: type[Config], error: ValidationError) -> str:
+    """The first fault, in one sentence."""
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(cls)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        return f"Unknown key {key!r} in {cls.__name__}; did you mean {near[0]!r}?"
+    if fault["type"] == "missing":
+        return f"{cls.__name__} needs {key!r}; set it in the file or with --set {key}=..."
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    return f"{cls.__name__}: {key} = {fault['input']!r} is wrong: {message}."
+
+
+def _known_keys(cls: type[Config], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in cls.model_fields.items():
+        keys.append(prefix + name)
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Config):
+                keys += _known_keys(kind, f"{prefix}{name}.")
+    return keys

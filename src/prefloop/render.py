@@ -1,0 +1,217 @@
+"""Conversation <-> token ids: the one place that builds a prompt, for serving, training and evaluation.
+
+A turn is role header, text, end token, tokenized segment by segment and the same way everywhere, so that two
+sequences with a common beginning share it token by token (the trie rests on that). Knows tokenizers, not models.
+
+Three layouts:
+    own       our tokenizers: headers and end are special tokens (see `own_tokenizer`)
+    template  hub models: the turn's pieces are read off the tokenizer's chat template
+    hh        base models without a template: "\\n\\nHuman:" and "\\n\\nAssistant:" with EOS after each reply
+
+What a person or a model wrote never becomes a special token, whatever it spells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from prefloop.errors import DataError, ModelError
+from prefloop.schema import Message, Role
+
+PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
+SPECIAL_TOKENS = (PAD, SYSTEM, USER, ASSISTANT, END)
+OWN_CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_HH_HEADERS: dict[Role, str] = {"system": "\n\nSystem:", "user": "\n\nHuman:", "assistant": "\n\nAssistant:"}
+
+Layout = Literal["own", "template", "hh"]
+
+
+class Rendered(NamedTuple):
+    """`ids` of a whole conversation; `is_response` is True on the tokens of assistant turns, their end included."""
+
+    ids: list[int]
+    is_response: list[bool]
+
+
+class Fitted(NamedTuple):
+    """A context that fits, and how many of its oldest turns were dropped for it."""
+
+    ids: list[int]
+    dropped_turns: int
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Token ids around a turn's text."""
+
+    header: list[int]
+    end: list[int]
+
+
+class Renderer:
+    """Builds prompts for one tokenizer.
+
+    Args:
+        tokenizer: a `PreTrainedTokenizerFast` with an end (EOS) and a padding token that differ.
+
+    Errors:
+        ModelError: no EOS, no PAD or both the same; a chat template that is not a sequence of turns.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.layout = _layout(tokenizer)
+        if tokenizer.eos_token_id is None:
+            raise ModelError("The tokenizer has no EOS token; set `eos_token` in its tokenizer_config.json.")
+        self.pad_id: int = _pad_id(tokenizer)
+        self._start: list[int] = []
+        if self.layout == "own":
+            self._pieces = {role: _Pieces([self._special(f"<|{role}|>")], [self._special(END)]) for role in _HH_HEADERS}
+        elif self.layout == "template":
+            self._start, self._pieces = _template_pieces(tokenizer)
+        else:
+            bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+            self._start = bos
+            eos = [tokenizer.eos_token_id]
+            self._pieces = {
+                role: _Pieces(self._encode_trusted(header), eos if role == "assistant" else [])
+                for role, header in _HH_HEADERS.items()
+            }
+        self.end_id: int = self._pieces["assistant"].end[0]
+        if self.end_id == self.pad_id:
+            raise ModelError(
+                f"The tokenizer uses token {self.pad_id} both as end and as padding; give padding a token of its own."
+            )
+
+    def turn_ids(self, message: Message) -> list[int]:
+        """Header, text and end of one turn."""
+        pieces = self._pieces[message.role]
+        return pieces.header + self.text_ids(message.text) + pieces.end
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of plain text; special tokens spelled in it stay text. In layout hh a turn's text begins with a space."""
+        if self.layout == "hh":
+            text = " " + text
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def reply_ids(self, text: str) -> list[int]:
+        """A reply as it follows a context: text and end token, at which a PM's score is read."""
+        return self.text_ids(text) + self._pieces["assistant"].end
+
+    def context_ids(self, messages: Sequence[Message]) -> list[int]:
+        """All turns and the assistant's header: what a policy answers."""
+        ids = list(self._start)
+        for message in messages:
+            ids += self.turn_ids(message)
+        return ids + self._pieces["assistant"].header
+
+    def conversation(self, messages: Sequence[Message]) -> Rendered:
+        """A whole conversation with the mask of what a policy wrote."""
+        ids, is_response = list(self._start), [False] * len(self._start)
+        for message in messages:
+            turn, header = self.turn_ids(message), len(self._pieces[message.role].header)
+            ids += turn
+            is_response += [False] * header + [message.role == "assistant"] * (len(turn) - header)
+        return Rendered(ids, is_response)
+
+    def fit(self, messages: Sequence[Message], room_tokens: int) -> Fitted:
+        """The context, its oldest turns dropped until it has at most `room_tokens` ids (system turns stay).
+
+        Errors:
+            DataError: the last turn alone is too long.
+        """
+        kept = list(messages)
+        dropped = 0
+        while len(ids := self.context_ids(kept)) > room_tokens:
+            oldest = next((i for i, message in enumerate(kept[:-1]) if message.role != "system"), None)
+            if oldest is None:
+                raise DataError(
+                    f"The last turn needs {len(ids)} tokens and the model's window leaves {room_tokens}; shorten it."
+                )
+            del kept[oldest]
+            dropped += 1
+            while len(kept) > 1 and kept[oldest : oldest + 1] and kept[oldest].role == "assistant":
+                del kept[oldest]  # a conversation does not begin with an answer to nothing
+                dropped += 1
+        return Fitted(ids, dropped)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of sampled ids, without special tokens. In layout hh the leading space is taken off."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text.removeprefix(" ") if self.layout == "hh" else text
+
+    def _encode_trusted(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _special(self, token: str) -> int:
+        index: int = self.tokenizer.convert_tokens_to_ids(token)
+        return index
+
+
+def _layout(tokenizer: Any) -> Layout:
+    if tokenizer.chat_template is None:
+        return "hh"
+    vocabulary = tokenizer.get_vocab()
+    return "own" if all(token in vocabulary for token in SPECIAL_TOKENS) else "template"
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """The padding id; a tokenizer without one gets an id that no turn uses (position masks hide it anyway)."""
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return int(tokenizer.pad_token_id)
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id:
+        return int(tokenizer.unk_token_id)
+    raise ModelError(
+        "The tokenizer has no padding token that differs from EOS; add one (`pad_token` in tokenizer_config.json)."
+    )
+
+
+def _template_pieces(tokenizer: Any) -> tuple[list[int], dict[Role, _Pieces]]:
+    """Reads start, headers and ends off a chat template, and checks that turns are independent of each other."""
+
+    def text(messages: list[dict[str, str]], generate: bool = False) -> str:
+        rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+        return rendered
+
+    user, answer = {"role": "user", "content": "QQQ"}, {"role": "assistant", "content": "RRR"}
+    try:
+        one, two = text([user]), text([user, answer])
+        four = text([user, answer, user, answer])
+        header_assistant = text([user], generate=True)[len(one) :]
+        second_turn = four[len(two) :]
+        header_user, end_user = second_turn[: second_turn.index("QQQ")], second_turn[second_turn.index("QQQ") + 3 :]
+        end_user = end_user[: end_user.index("RRR")].removesuffix(header_assistant)
+        end_assistant = two[two.index("RRR") + 3 :]
+        start = one[: one.index("QQQ")].removesuffix(header_user)
+    except (ValueError, TypeError) as error:
+        raise ModelError(
+            f"The tokenizer's chat template is not a sequence of turns ({error}); give it a plain one."
+        ) from None
+    try:
+        with_system = text([{"role": "system", "content": "SSS"}, user])
+        before = with_system[: with_system.index("SSS")].removeprefix(start)
+        after = with_system[with_system.index("SSS") + 3 :].removesuffix(f"{header_user}QQQ{end_user}")
+    except Exception as error:  # a template may raise anything where it has no system role
+        if "system" not in str(error).lower() and not isinstance(error, ValueError):
+            raise
+        before, after = header_user, end_user
+    rebuilt = start + 2 * f"{header_user}QQQ{end_user}{header_assistant}RRR{end_assistant}"
+    if rebuilt != four:
+        raise ModelError("The tokenizer's chat template treats turns differently by place; give it a plain one.")
+
+    def ids(piece: str) -> list[int]:
+        encoded: list[int] = tokenizer(piece, add_special_tokens=False)["input_ids"]
+        return encoded
+
+    return ids(start), {
+        "system": _Pieces(ids(before), ids(after)),
+        "user": _Pieces(ids(header_user), ids(end_user)),
+        "assistant": _Pieces(ids(header_assistant), ids(end_assistant)),
+    }
