@@ -1,0 +1,33 @@
+"""Pure tensor functions: the preference loss, PPO's losses, advantages, KL estimates, masked statistics.
+
+Import only torch and jaxtyping; know no model, no batch and no file.
+"""
+
+from prefloop.losses.gae import Advantages, generalised_advantages
+from prefloop.losses.kl import SequenceKL, k1, k3, sequence_kl, token_rewards
+from prefloop.losses.ppo import (
+    PolicyLoss,
+    TokenLogps,
+    ValueLoss,
+    explained_variance,
+    policy_loss,
+    token_logps,
+    value_loss,
+)
+
+__all__ = [
+    "Advantages",
+    "PolicyLoss",
+    "SequenceKL",
+    "TokenLogps",
+    "ValueLoss",
+    "explained_variance",
+    "generalised_advantages",
+    "k1",
+    "k3",
+    "policy_loss",
+    "sequence_kl",
+    "token_logps",
+    "token_rewards",
+    "value_loss",
+]
