@@ -1,0 +1,56 @@
+"""Calibration: hand-computed bins and a scorer whose calibration is known."""
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from prefloop.errors import DataError
+from prefloop.stats import calibration
+
+
+def test_one_bin_by_hand() -> None:
+    # differences 1, 1, 1, -1: accuracy 3/4; promised 1/(1+e^-1) = 0.73106; error |0.75 - 0.73106| = 0.01894
+    result = calibration([1.0, 1.0, 1.0, -1.0])
+    assert len(result.bins) == 1
+    assert result.accuracy.value == 0.75
+    assert result.bins[0].expected == pytest.approx(expit(1.0))
+    assert result.calibration_error.value == pytest.approx(0.75 - expit(1.0))
+
+
+def test_two_bins_by_hand() -> None:
+    # |d| 1: one right, one wrong -> 0.5 against 0.73106; |d| 3: both right -> 1 against 0.95257
+    # error = (2*0.23106 + 2*0.04743)/4 = 0.139245
+    result = calibration([1.0, -1.0, 3.0, 3.0], bins=2)
+    assert [(b.low, b.high, b.accuracy.value, b.accuracy.n) for b in result.bins] == [(1, 1, 0.5, 2), (3, 3, 1.0, 2)]
+    assert result.calibration_error.value == pytest.approx((0.5 * (expit(1.0) - 0.5)) + 0.5 * (1 - expit(3.0)))
+
+
+def test_a_difference_of_zero_is_half_right() -> None:
+    assert calibration([0.0, 0.0]).accuracy.value == 0.5
+
+
+def _drawn(scale: float) -> np.ndarray:
+    generator = np.random.default_rng(1)
+    true = generator.normal(0, 1.5, 20_000)
+    is_right_way = generator.random(20_000) < expit(np.abs(true))
+    return scale * np.abs(true) * np.where(is_right_way, 1, -1)
+
+
+def test_a_calibrated_scorer_has_next_to_no_error() -> None:
+    result = calibration(_drawn(1.0))
+    assert result.calibration_error.value < 0.015
+    assert sum(b.accuracy.low <= b.expected <= b.accuracy.high for b in result.bins) >= 8
+    assert [b.accuracy.n for b in result.bins] == [2000] * 10
+
+
+def test_an_overconfident_scorer_is_seen() -> None:
+    result = calibration(_drawn(3.0))
+    assert result.calibration_error.low > 0.05
+    assert result.expected_accuracy.value > result.accuracy.high
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(DataError, match="0 observations"):
+        calibration([])
+    with pytest.raises(DataError, match="inf"):
+        calibration([np.inf])
