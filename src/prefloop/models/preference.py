@@ -1,0 +1,198 @@
+"""The preference model (PM): one raw score for a reply in its context. Knows no training and no store.
+
+A PM is a Hugging Face folder that `AutoModelForSequenceClassification` loads with one label; its score is read at the
+end token that closes the reply (paper A.2), the same here as in the plain class. All scoring goes through tries, so
+that what two sequences share is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+from prefloop.errors import DataError, ModelError
+from prefloop.models.language import load_tokenizer, save_model, window_tokens
+from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact
+from prefloop.render import Renderer
+from prefloop.schema import Message, PreferencePair
+
+__all__ = ["EncodedPair", "EncodedReply", "PreferenceModel"]
+
+_TOKENS_A_FORWARD = 16_384  # of the sequences before sharing; bounds the memory of scoring
+
+
+class EncodedReply(NamedTuple):
+    """Ids of a context and its reply up to the end token, and how many of the oldest turns were dropped to fit."""
+
+    ids: list[int]
+    dropped_turns: int
+
+
+class EncodedPair(NamedTuple):
+    """Both sides of a comparison, over the same context."""
+
+    chosen: list[int]
+    rejected: list[int]
+    dropped_turns: int
+
+
+class PreferenceModel:
+    """A sequence-classification model with one label, and the renderer of its tokenizer. A `Scorer`.
+
+    Args:
+        model: loaded by `AutoModelForSequenceClassification`, its head named `score` and without bias.
+        renderer: its pad token becomes the model's, so that the plain class finds the end of a padded row.
+        row_tokens: budget of a packed row.
+        max_tokens: longest sequence; defaults to the model's window.
+
+    Errors:
+        ModelError: no such head, more than one label, or a trunk that cannot share beginnings exactly.
+    """
+
+    def __init__(self, model: Any, renderer: Renderer, *, row_tokens: int = 512, max_tokens: int | None = None) -> None:
+        head = getattr(model, "score", None)
+        if not isinstance(head, torch.nn.Linear) or head.bias is not None or head.out_features != 1:
+            raise ModelError(
+                f"{type(model).__name__} has no one-label head named `score` without bias; make a preference model of "
+                "its language model with `train preference`."
+            )
+        self.model: Any = model.eval()  # dropout stays off, in training too
+        self.model.config.pad_token_id = renderer.pad_id
+        self.trunk: Any = model.base_model
+        require_exact(self.trunk)
+        self.renderer: Renderer = renderer
+        self.row_tokens: int = row_tokens
+        window = window_tokens(model)
+        self.max_tokens: int = window if max_tokens is None else min(max_tokens, window)
+
+    @classmethod
+    def load(cls, path: str | Path, *, row_tokens: int = 512, max_tokens: int | None = None) -> PreferenceModel:
+        """A PM from a Hugging Face folder or hub id.
+
+        Errors:
+            ModelError: there is none, or it is not a PM (a plain language model has no trained head).
+        """
+        renderer = Renderer(load_tokenizer(path))
+        config = _config(path)
+        architecture = (getattr(config, "architectures", None) or [""])[0]
+        if not architecture.endswith("ForSequenceClassification") or config.num_labels != 1:
+            raise ModelError(
+                f"{path} holds a {architecture or 'model of unknown kind'} with {config.num_labels} labels; a "
+                "preference model is a ...ForSequenceClassification with 1 label."
+            )
+        model = AutoModelForSequenceClassification.from_pretrained(str(path), dtype=torch.float32)
+        return cls(model, renderer, row_tokens=row_tokens, max_tokens=max_tokens)
+
+    @classmethod
+    def from_language_model(
+        cls, path: str | Path, seed: int, *, row_tokens: int = 512, max_tokens: int | None = None
+    ) -> PreferenceModel:
+        """The trunk of a causal language model under a fresh head, normal with std 1 / sqrt(hidden + 1).
+
+        The first loss is near ln 2 because the two sides of a comparison begin with scores that differ little.
+        """
+        renderer = Renderer(load_tokenizer(path))
+        config = _config(path)
+        try:
+            trunk = AutoModel.from_pretrained(str(path), dtype=torch.float32)
+            config.num_labels = 1
+            build: Any = AutoModelForSequenceClassification.from_config
+            with torch.device("meta"):  # only the class is wanted: trunk and head replace everything in it
+                model = build(config)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} has no trunk for a preference model: {error}") from None
+        setattr(model, model.base_model_prefix, trunk)
+        hidden = config.hidden_size
+        weight = torch.randn(1, hidden, generator=torch.Generator().manual_seed(seed)) / (hidden + 1) ** 0.5
+        model.score = torch.nn.Linear(hidden, 1, bias=False)
+        with torch.no_grad():
+            model.score.weight.copy_(weight)
+        return cls(model, renderer, row_tokens=row_tokens, max_tokens=max_tokens)
+
+    def save(self, path: Path) -> Path:
+        """Writes a plain Hugging Face folder, tokenizer beside, whole or not at all."""
+        return save_model(self.model, self.renderer.tokenizer, path)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.score.weight.device
+        return device
+
+    def encode(self, conversation: Sequence[Message]) -> EncodedReply:
+        """Ids of a conversation that ends with the reply to score; the oldest turns go when it is too long.
+
+        Errors:
+            DataError: it does not end with an assistant turn, or the reply and the turn before it do not fit.
+        """
+        if not conversation or conversation[-1].role != "assistant":
+            raise DataError("A conversation to score must end with an assistant turn.")
+        reply = self._reply_ids(conversation[-1].text)
+        fitted = self.renderer.fit(conversation[:-1], self.max_tokens - len(reply))
+        return EncodedReply(fitted.ids + reply, fitted.dropped_turns)
+
+    def encode_pair(self, pair: PreferencePair) -> EncodedPair:
+        """Ids of both sides; turns are dropped for the longer one, so that both keep the same context.
+
+        Errors:
+            DataError: the longer reply and the turn before it do not fit.
+        """
+        chosen, rejected = self._reply_ids(pair.chosen), self._reply_ids(pair.rejected)
+        fitted = self.renderer.fit(pair.context, self.max_tokens - max(len(chosen), len(rejected)))
+        return EncodedPair(fitted.ids + chosen, fitted.ids + rejected, fitted.dropped_turns)
+
+    def pack(self, sequences: Sequence[Sequence[int]]) -> PackedBatch:
+        """Packs id lists for `forward_packed`, on the model's device."""
+        return pack(sequences, self.row_tokens).to(self.device)
+
+    def forward_packed(self, batch: PackedBatch) -> Float[Tensor, " sequence"]:
+        """Scores at the last token of each sequence, with gradient. The head is computed in fp32."""
+        hidden = packed_hidden(self.trunk, batch, batch.read_index)
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores: Tensor = hidden.float() @ self.model.score.weight[0].float()
+        return scores
+
+    def score(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
+        """Raw scores of the last assistant turn of each conversation."""
+        return self.score_ids([self.encode(conversation).ids for conversation in conversations])
+
+    def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """Raw scores of id lists that end with the end token. What common beginnings cost is paid once."""
+        scores = [0.0] * len(sequences)
+        order = sorted(range(len(sequences)), key=lambda index: list(sequences[index]))  # relatives side by side
+        with torch.inference_mode():
+            for part in _parts(order, sequences):
+                batch = self.pack([sequences[index] for index in part])
+                for index, value in zip(part, self.forward_packed(batch).tolist(), strict=True):
+                    scores[index] = value
+        return scores
+
+    def _reply_ids(self, text: str) -> list[int]:
+        # A template's end may go on after the end token (a newline, say); the score is read at the end token.
+        return [*self.renderer.text_ids(text), self.renderer.end_id]
+
+
+def _parts(order: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Runs of `order` with a bounded number of tokens."""
+    parts: list[list[int]] = []
+    room = 0
+    for index in order:
+        if not parts or len(sequences[index]) > room:
+            parts.append([])
+            room = _TOKENS_A_FORWARD
+        parts[-1].append(index)
+        room -= len(sequences[index])
+    return parts
+
+
+def _config(path: str | Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(str(path))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"No model can be loaded from {path}: {str(error).splitlines()[0]}") from None
