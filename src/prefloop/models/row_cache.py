@@ -9,6 +9,7 @@ Legend: R rows, H key-value heads, L slots, D head width, P prompt tokens of a p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,19 +23,23 @@ __all__ = ["RowCache"]
 _SUPPORTED_ATTENTION = ("sdpa", "eager")
 
 
-class _RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
-    """Keys and values of one layer, (R, H, L, D)."""
+class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """Keys and values of one layer, each (R, H, L, D); allocated once their widths are known."""
 
     is_sliding = False  # sliding windows are a matter of the mask: all slots are kept
 
     def __init__(self, cache: RowCache) -> None:
-        super().__init__()
         self._cache = cache
+        self.release()
+
+    def release(self) -> None:
+        self.key_rows, self.value_rows = torch.empty(0), torch.empty(0)
+        self.is_initialized = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         rows, slots = self._cache.row_capacity, self._cache.slot_capacity
-        self.keys = key_states.new_zeros((rows, key_states.shape[1], slots, key_states.shape[3]))
-        self.values = value_states.new_zeros((rows, value_states.shape[1], slots, value_states.shape[3]))
+        self.key_rows = key_states.new_zeros((rows, key_states.shape[1], slots, key_states.shape[3]))
+        self.value_rows = value_states.new_zeros((rows, value_states.shape[1], slots, value_states.shape[3]))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -43,9 +48,9 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
             self.lazy_initialization(key_states, value_states)
         index, slots, used = self._cache.row_index, self._cache.write_slots, self._cache.used_slots
         rows = key_states.shape[0]
-        self.keys[index, :, slots] = key_states[:, :, 0]
-        self.values[index, :, slots] = value_states[:, :, 0]
-        return self.keys[:rows, :, :used], self.values[:rows, :, :used]
+        self.key_rows[index, :, slots] = key_states[:, :, 0]
+        self.value_rows[index, :, slots] = value_states[:, :, 0]
+        return self.key_rows[:rows, :, :used], self.value_rows[:rows, :, :used]
 
     def get_seq_length(self) -> int:
         return self._cache.used_slots
@@ -57,7 +62,7 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         return self._cache.used_slots, 0
 
 
-class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
+class RowCache(Cache):
     """Cache of a decoder-only model for single-token steps over rows of mixed lengths.
 
     Args:
@@ -75,8 +80,10 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
                 f"Sampling works with the attention implementations {' and '.join(_SUPPORTED_ATTENTION)}, not with "
                 f"{config._attn_implementation!r}; load the model with attn_implementation='sdpa'."
             )
-        super().__init__(layers=[_RowLayer(self) for _ in range(config.num_hidden_layers)])
-        self._window: int | None = getattr(config, "sliding_window", None)
+        self.row_capacity = self.slot_capacity = self.used_slots = 0
+        self._row_layers = [_RowLayer(self) for _ in range(config.num_hidden_layers)]
+        super().__init__(layers=list(self._row_layers))
+        self._window: int = getattr(config, "sliding_window", None) or 0
         self._device: torch.device = model.device
         self._dtype: torch.dtype = model.dtype
         self._masks: dict[str, Tensor] = {}  # (R, L), 0 where a row attends and the lowest number elsewhere
@@ -87,9 +94,8 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
         self.row_capacity = self.slot_capacity = self.used_slots = 0
         self.row_index = self.write_slots = torch.zeros(0, dtype=torch.long, device=self._device)
         self._masks = {kind: self._closed(0, 0) for kind in self._kinds}
-        for layer in self.layers:
-            layer.keys = layer.values = None
-            layer.is_initialized = False
+        for layer in self._row_layers:
+            layer.release()
 
     def reserve(self, rows: int, slots: int) -> None:
         """Makes room for `rows` rows of `slots` slots, keeping what is there."""
@@ -100,12 +106,12 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
         for kind, old in self._masks.items():
             self._masks[kind] = self._closed(self.row_capacity, self.slot_capacity)
             self._masks[kind][:old_rows, :old_slots] = old
-        for layer in self.layers:
+        for layer in self._row_layers:
             if layer.is_initialized:
-                keys, values = layer.keys, layer.values
+                keys, values = layer.key_rows, layer.value_rows
                 layer.lazy_initialization(keys, values)
-                layer.keys[:old_rows, :, :old_slots] = keys
-                layer.values[:old_rows, :, :old_slots] = values
+                layer.key_rows[:old_rows, :, :old_slots] = keys
+                layer.value_rows[:old_rows, :, :old_slots] = values
 
     def open_rows(self, rows: Tensor, lengths: Tensor) -> None:
         """Declares that `rows` (n,) now hold `lengths` (n,) tokens each."""
@@ -116,24 +122,24 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
                 seen &= slots > lengths[:, None] - self._window
             mask[rows] = torch.zeros_like(mask[:1]).where(seen, torch.finfo(self._dtype).min)
 
-    def insert(self, rows: Tensor, prefill: Cache, sources: Tensor) -> None:
-        """Copies the rows `sources` (n,) of a prefill's cache, (.., H, P, D), to `rows` (n,)."""
-        for layer, filled in zip(self.layers, prefill.layers, strict=True):
+    def insert(self, rows: Tensor, prefill: Sequence[tuple[Tensor, Tensor]], sources: Tensor) -> None:
+        """Copies the rows `sources` (n,) of a prefill's keys and values, each (.., H, P, D), to `rows` (n,)."""
+        for layer, (keys, values) in zip(self._row_layers, prefill, strict=True):
             if not layer.is_initialized:
-                layer.lazy_initialization(filled.keys, filled.values)
-            prompt_slots = filled.keys.shape[2]
-            layer.keys[rows, :, :prompt_slots] = filled.keys[sources]
-            layer.values[rows, :, :prompt_slots] = filled.values[sources]
+                layer.lazy_initialization(keys, values)
+            prompt_slots = keys.shape[2]
+            layer.key_rows[rows, :, :prompt_slots] = keys[sources]
+            layer.value_rows[rows, :, :prompt_slots] = values[sources]
 
     def copy(self, rows: Tensor, sources: Tensor, slots: int) -> None:
         """Copies the first `slots` slots of the rows `sources` (n,) to `rows` (n,): a prompt that is already here."""
-        for layer in self.layers:
-            layer.keys[rows, :, :slots] = layer.keys[sources, :, :slots]
-            layer.values[rows, :, :slots] = layer.values[sources, :, :slots]
+        for layer in self._row_layers:
+            layer.key_rows[rows, :, :slots] = layer.key_rows[sources, :, :slots]
+            layer.value_rows[rows, :, :slots] = layer.value_rows[sources, :, :slots]
 
     def move(self, rows: Tensor, sources: Tensor) -> None:
         """Moves whole rows, masks included."""
-        if self.layers[0].is_initialized:
+        if self._row_layers[0].is_initialized:
             self.copy(rows, sources, self.used_slots)
         for mask in self._masks.values():
             mask[rows] = mask[sources]
@@ -147,7 +153,7 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
         views: dict[str, Tensor] = {}
         for kind, mask in self._masks.items():
             mask[self.row_index, write_slots] = 0.0
-            if kind == "sliding_attention" and self._window is not None:
+            if kind == "sliding_attention":
                 left = write_slots - self._window
                 out = (left >= 0).nonzero().squeeze(1)
                 mask[out, left[out]] = torch.finfo(self._dtype).min

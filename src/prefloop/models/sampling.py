@@ -283,7 +283,8 @@ class BatchDecoder:
             )
             targets = [place for prefix in chunk for place in places[prefix]]
             sources = [index for index, prefix in enumerate(chunk) for _ in places[prefix]]
-            self._cache.insert(self._index(np.array(targets)), prefill, self._index(np.array(sources)))
+            layers = [(keys, values) for keys, values, *_ in prefill]
+            self._cache.insert(self._index(np.array(targets)), layers, self._index(np.array(sources)))
 
     def _index(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
