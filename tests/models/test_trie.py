@@ -102,6 +102,7 @@ def test_a_long_sequence_gets_its_own_row() -> None:
 
 
 @given(id_lists, st.integers(1, 20))
+@settings(deadline=None)
 def test_every_packing_holds_every_sequence(sequences: list[list[int]], row_tokens: int) -> None:
     batch = pack(sequences, row_tokens)
     flat_ids, flat_positions = batch.ids.flatten(), batch.positions.flatten()
@@ -122,7 +123,7 @@ def test_every_packing_holds_every_sequence(sequences: list[list[int]], row_toke
 
 
 @given(st.lists(id_lists, min_size=1, max_size=4), st.integers(3, 12))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_no_row_holds_a_token_twice(parts: list[list[list[int]]], row_tokens: int) -> None:
     batch = pack([sequence for part in parts for sequence in part], row_tokens)
     width = batch.ids.shape[1]

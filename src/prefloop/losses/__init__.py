@@ -5,6 +5,7 @@ Import only torch and jaxtyping; know no model, no batch and no file.
 
 from prefloop.losses.gae import Advantages, generalised_advantages
 from prefloop.losses.kl import SequenceKL, k1, k3, sequence_kl, token_rewards
+from prefloop.losses.masked import masked_mean
 from prefloop.losses.ppo import (
     PolicyLoss,
     TokenLogps,
@@ -14,6 +15,7 @@ from prefloop.losses.ppo import (
     token_logps,
     value_loss,
 )
+from prefloop.losses.preference import preference_losses
 
 __all__ = [
     "Advantages",
@@ -25,7 +27,9 @@ __all__ = [
     "generalised_advantages",
     "k1",
     "k3",
+    "masked_mean",
     "policy_loss",
+    "preference_losses",
     "sequence_kl",
     "token_logps",
     "token_rewards",
