@@ -1,0 +1,35 @@
+"""The store: tables, migrations, typed readers and writers, import and export. The only room with SQL.
+
+`Store` is synchronous and thread-safe, on SQLite (a file) or PostgreSQL. Every write is one transaction that also
+appends to the event log; nothing that was judged is ever overwritten. Knows nothing of models or pages.
+"""
+
+from prefloop.store.comparisons import Comparisons
+from prefloop.store.conversations import Conversations
+from prefloop.store.judgments import Judgments
+from prefloop.store.people import People
+from prefloop.store.reading import Reading
+from prefloop.store.results import Results
+from prefloop.store.studies import Studies
+from prefloop.store.views import (
+    ComparisonRecord,
+    Event,
+    ExportReport,
+    ImportReport,
+    JudgedComparison,
+    StudyProgress,
+)
+
+__all__ = [
+    "ComparisonRecord",
+    "Event",
+    "ExportReport",
+    "ImportReport",
+    "JudgedComparison",
+    "Store",
+    "StudyProgress",
+]
+
+
+class Store(Studies, People, Conversations, Comparisons, Judgments, Reading, Results):
+    """All parts of the store on one database: `with Store.open("sqlite:///prefloop.db") as store: ...`"""

@@ -1,0 +1,237 @@
+"""Comparisons and their responses, from the first token to done or void. Knows nothing of who generates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import Connection, RowMapping, select, update
+
+from prefloop.errors import NotFoundError, StateError
+from prefloop.schema import Comparison, ComparisonState, FinishReason, Response, ResponseState, now
+from prefloop.store import tables
+from prefloop.store.database import Database, Unit, checked_text
+from prefloop.store.rows import comparison_row, load_comparisons, one_row, response_from, row_of
+
+UNFINISHED = (ResponseState.PENDING.value, ResponseState.STREAMING.value)
+
+
+class Comparisons(Database):
+    """The part of the store that keeps what was shown."""
+
+    def add_comparison(self, comparison: Comparison) -> Comparison:
+        """Keeps a new comparison together with its two responses.
+
+        Errors:
+            NotFoundError: its conversation or context message does not exist.
+            StateError: the conversation has ended, the context is not a user turn of it, or this turn of the
+                conversation has a comparison already that is not void.
+        """
+
+        def work(unit: Unit) -> Comparison:
+            connection = unit.connection
+            conversation = one_row(
+                connection, tables.conversation, comparison.conversation_id, "conversation", lock=True
+            )
+            context = one_row(connection, tables.message, comparison.context_message_id, "message")
+            if conversation["ended_at"] is not None:
+                raise StateError(f"Conversation {conversation['id']} has ended; begin a new one.")
+            if context["conversation_id"] != conversation["id"] or context["role"] != "user":
+                raise StateError(
+                    f"Message {context['id']} is not a user turn of conversation {conversation['id']}; "
+                    "compare answers to one that is."
+                )
+            table = tables.comparison
+            live = connection.scalar(
+                select(table.c.id).where(
+                    table.c.conversation_id == conversation["id"],
+                    table.c.turn == comparison.turn,
+                    table.c.state != ComparisonState.VOID,
+                    table.c.import_digest.is_(None),
+                )
+            )
+            if live is not None:
+                raise StateError(
+                    f"Turn {comparison.turn} of conversation {conversation['id']} has comparison {live} already; "
+                    "judge or void that one."
+                )
+            insert_comparison(unit, comparison)
+            unit.log(
+                comparison.worker_id or "store",
+                "comparison.added",
+                comparison.id,
+                conversation_id=comparison.conversation_id,
+                turn=comparison.turn,
+                snapshots=[comparison.response_a.snapshot_id, comparison.response_b.snapshot_id],
+            )
+            return comparison
+
+        return self._write(work)
+
+    def comparison(self, id: str) -> Comparison:
+        """The comparison with an id, or NotFoundError."""
+        with self._read() as connection:
+            return load_comparisons(connection, [one_row(connection, tables.comparison, id, "comparison")])[0]
+
+    def comparisons_of(self, conversation_id: str) -> list[Comparison]:
+        """A conversation's comparisons, void ones too, by turn and then by age."""
+        table = tables.comparison
+        statement = select(table).where(table.c.conversation_id == conversation_id).order_by(table.c.turn, table.c.id)
+        with self._read() as connection:
+            return load_comparisons(connection, connection.execute(statement).mappings().all())
+
+    def start_response(self, id: str) -> None:
+        """A response begins to stream."""
+
+        def work(unit: Unit) -> None:
+            row = one_row(unit.connection, tables.response, id, "response", lock=True)
+            if row["state"] != ResponseState.PENDING:
+                raise StateError(f"Response {id} is {row['state']} and cannot start; ask for a new comparison.")
+            _update_responses(unit, [id], state=ResponseState.STREAMING.value)
+            unit.log("store", "response.started", id)
+
+        self._write(work)
+
+    def finish_response(
+        self,
+        id: str,
+        text: str,
+        tokens: int | None,
+        finish_reason: FinishReason | None,
+        first_token_at: datetime | None,
+        done_at: datetime | None = None,
+    ) -> Response:
+        """A response is complete.
+
+        Errors:
+            StateError: it is done, failed or void already.
+            DataError: a text that no database can hold.
+        """
+        checked_text(text, "The response")
+
+        def work(unit: Unit) -> Response:
+            row = one_row(unit.connection, tables.response, id, "response", lock=True)
+            if row["state"] not in UNFINISHED:
+                raise StateError(f"Response {id} is {row['state']} and cannot finish; ask for a new comparison.")
+            values = {
+                "text": text,
+                "tokens": tokens,
+                "finish_reason": finish_reason,
+                "first_token_at": first_token_at,
+                "done_at": done_at or now(),
+                "state": ResponseState.DONE.value,
+            }
+            _update_responses(unit, [id], **values)
+            unit.log("store", "response.done", id, tokens=tokens, finish_reason=finish_reason)
+            return Response(**{**response_from(row).model_dump(), **values})
+
+        return self._write(work)
+
+    def fail_response(self, id: str, error: str) -> None:
+        """A response failed: it is kept with the error and its comparison is void.
+
+        Failing a response that is void or failed already changes nothing.
+        """
+        checked_text(error, "The error")
+
+        def work(unit: Unit) -> None:
+            comparison = _comparison_of(unit.connection, id)
+            state = one_row(unit.connection, tables.response, id, "response", lock=True)["state"]
+            if state in (ResponseState.VOID, ResponseState.ERROR):
+                return
+            if comparison["state"] == ComparisonState.JUDGED:
+                raise StateError(f"Comparison {comparison['id']} is judged, so response {id} cannot fail any more.")
+            _update_responses(
+                unit, [id], state=ResponseState.ERROR.value, finish_reason="error", error=error, done_at=now()
+            )
+            unit.log("store", "response.failed", id, error=error)
+            _void(unit, comparison, f"a response failed: {error}")
+
+        self._write(work)
+
+    def void_comparison(self, id: str, reason: str) -> None:
+        """Takes an open comparison out of use; a void one keeps its first reason. StateError once it is judged."""
+        checked_text(reason, "The reason")
+
+        def work(unit: Unit) -> None:
+            row = one_row(unit.connection, tables.comparison, id, "comparison", lock=True)
+            if row["state"] == ComparisonState.JUDGED:
+                raise StateError(f"Comparison {id} is judged and cannot become void; revise the judgment instead.")
+            if row["state"] == ComparisonState.OPEN:
+                _void(unit, row, reason)
+
+        self._write(work)
+
+    def void_unfinished(self, reason: str) -> int:
+        """Voids every open comparison with an unfinished response (a server starts anew); how many there were."""
+        table, response = tables.comparison, tables.response
+
+        def work(unit: Unit) -> int:
+            unfinished = select(response.c.id).where(response.c.state.in_(UNFINISHED))
+            rows = (
+                unit.connection.execute(
+                    select(table)
+                    .where(
+                        table.c.state == ComparisonState.OPEN,
+                        table.c.response_a_id.in_(unfinished) | table.c.response_b_id.in_(unfinished),
+                    )
+                    .order_by(table.c.id)
+                    .with_for_update()
+                )
+                .mappings()
+                .all()
+            )
+            for row in rows:
+                _void(unit, row, reason)
+            return len(rows)
+
+        return self._write(work)
+
+
+def overlap_draw(comparison_id: str) -> float:
+    """A fixed number in [0, 1) for a comparison: below a study's `overlap`, a second worker judges it too."""
+    return int.from_bytes(hashlib.sha256(comparison_id.encode()).digest()[:6], "big") / 2**48
+
+
+def insert_comparison(unit: Unit, comparison: Comparison) -> None:
+    """The rows of a comparison and its responses."""
+    for response in (comparison.response_a, comparison.response_b):
+        checked_text(response.text, "A response")
+    unit.insert(tables.response, row_of(comparison.response_a), row_of(comparison.response_b))
+    unit.insert(tables.comparison, comparison_row(comparison, overlap_draw(comparison.id)))
+
+
+def _comparison_of(connection: Connection, response_id: str) -> RowMapping:
+    """The comparison of a response, locked: comparison first, then response, everywhere in the same order."""
+    table = tables.comparison
+    row = (
+        connection.execute(
+            select(table)
+            .where((table.c.response_a_id == response_id) | (table.c.response_b_id == response_id))
+            .with_for_update()
+        )
+        .mappings()
+        .one_or_none()
+    )
+    if row is None:
+        raise NotFoundError(f"There is no response {response_id!r}; it may belong to another workspace.")
+    return row
+
+
+def _void(unit: Unit, comparison: RowMapping, reason: str) -> None:
+    sides = [comparison["response_a_id"], comparison["response_b_id"]]
+    failed = tables.response.c.state == ResponseState.ERROR
+    unit.connection.execute(
+        update(tables.response).where(tables.response.c.id.in_(sides), ~failed).values(state=ResponseState.VOID.value)
+    )
+    unit.connection.execute(
+        update(tables.comparison)
+        .where(tables.comparison.c.id == comparison["id"])
+        .values(state=ComparisonState.VOID.value, void_reason=reason)
+    )
+    unit.log("store", "comparison.void", comparison["id"], reason=reason)
+
+
+def _update_responses(unit: Unit, ids: Iterable[str], **values: object) -> None:
+    unit.connection.execute(update(tables.response).where(tables.response.c.id.in_(list(ids))).values(**values))

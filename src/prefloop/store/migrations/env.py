@@ -1,0 +1,13 @@
+"""Alembic's entry: runs the revisions on the connection that `upgrade` (or a test) hands over."""
+
+from alembic import context
+
+from prefloop.store.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

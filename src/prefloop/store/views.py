@@ -1,0 +1,61 @@
+"""What the store hands out beside the nouns: plain frozen views of rows. Knows no SQL."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from prefloop.schema import Comparison, ComparisonState, Judgment, Message, Noun, TreeMessage
+
+
+class JudgedComparison(Noun):
+    """A comparison with one judgment on it and the context that both responses answer."""
+
+    comparison: Comparison
+    judgment: Judgment
+    context: tuple[Message, ...]
+
+
+class ComparisonRecord(Noun):
+    """All that is known of one comparison: the path to it, every judgment (revised ones too), how it went on."""
+
+    comparison: Comparison
+    path: tuple[TreeMessage, ...]
+    judgments: tuple[Judgment, ...] = ()
+    continuation: TreeMessage | None = None
+
+
+class StudyProgress(Noun):
+    """Counts of a study. `judgments` counts unrevised ones, overlap included; `workers` those who judged."""
+
+    comparisons: dict[ComparisonState, int]
+    judgments: int
+    workers: int
+    conversations: int
+
+
+class Event(Noun):
+    """One row of the append-only log."""
+
+    id: int
+    at: datetime
+    actor: str
+    verb: str
+    object_id: str
+    payload: dict[str, Any]
+
+
+class ImportReport(Noun):
+    """Rows that came in, and how many were skipped for which reason."""
+
+    imported: int = 0
+    skipped: dict[str, int] = Field(default_factory=dict)
+
+
+class ExportReport(Noun):
+    """Rows written, and how many a format could not express, by reason."""
+
+    exported: int = 0
+    skipped: dict[str, int] = Field(default_factory=dict)
