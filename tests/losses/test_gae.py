@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefloop.losses.gae import generalised_advantages
+from prefloop.losses.gae import generalised_advantages, whitened
 
 
 def test_by_hand() -> None:
@@ -76,3 +76,26 @@ def test_no_tokens_at_all() -> None:
     empty = torch.zeros(3, 0)
     result = generalised_advantages(empty, empty, empty.bool(), gamma=1.0, gae_lambda=0.95)
     assert result.advantages.shape == (3, 0)
+
+
+@given(lengths, st.floats(-100, 100), st.floats(0.01, 50))
+def test_whitened_advantages_have_mean_0_and_variance_1(counts: list[int], shift: float, scale: float) -> None:
+    advantages, _, is_response = episodes(counts)
+    result = whitened(shift + scale * advantages, is_response)
+    assert (result[~is_response] == 0).all()
+    if sum(counts) > 1:
+        torch.testing.assert_close(result[is_response].mean().item(), 0.0, atol=1e-6, rtol=0)
+        torch.testing.assert_close(result[is_response].var(correction=0).item(), 1.0)
+
+
+def test_whitening_by_hand() -> None:
+    # kept: 1, 3, 5, 7 with mean 4 and variance 5; the padding's 100 does not count
+    advantages = torch.tensor([[1.0, 3.0, 100.0], [5.0, 7.0, torch.nan]])
+    is_response = torch.tensor([[True, True, False], [True, True, False]])
+    expected = torch.tensor([[-3.0, -1.0, 0.0], [1.0, 3.0, 0.0]]) / 5**0.5
+    torch.testing.assert_close(whitened(advantages, is_response), expected)
+
+
+def test_advantages_that_do_not_vary_are_whitened_to_zero() -> None:
+    assert (whitened(torch.full((2, 2), 7.0), torch.ones(2, 2).bool()) == 0).all()
+    assert (whitened(torch.full((2, 2), 7.0), torch.zeros(2, 2).bool()) == 0).all()

@@ -3,7 +3,7 @@
 Import only torch and jaxtyping; know no model, no batch and no file.
 """
 
-from prefloop.losses.gae import Advantages, generalised_advantages
+from prefloop.losses.gae import Advantages, generalised_advantages, whitened
 from prefloop.losses.kl import SequenceKL, k1, k3, sequence_kl, token_rewards
 from prefloop.losses.masked import masked_mean
 from prefloop.losses.ppo import (
@@ -34,4 +34,5 @@ __all__ = [
     "token_logps",
     "token_rewards",
     "value_loss",
+    "whitened",
 ]

@@ -45,3 +45,18 @@ def generalised_advantages(
         carried = deltas[:, t] + gamma * gae_lambda * carried
         advantages[:, t] = carried
     return Advantages(advantages, advantages + values)
+
+
+def whitened(
+    advantages: Float[Tensor, "batch response"], is_response: Bool[Tensor, "batch response"]
+) -> Float[Tensor, "batch response"]:
+    """Advantages with mean 0 and variance 1 over all response tokens of the batch, 0 outside the mask.
+
+    Without tokens, or where they do not vary, all are 0.
+    """
+    kept = advantages[is_response]
+    if kept.numel() == 0:
+        return torch.zeros_like(advantages)
+    centred = (advantages - kept.mean()).masked_fill(~is_response, 0.0)
+    deviation = kept.var(correction=0).sqrt()
+    return centred / deviation if deviation > 1e-8 else torch.zeros_like(advantages)
