@@ -1,0 +1,195 @@
+"""Fixtures of the whole project: databases on both engines, the real data's folder, the browser.
+
+What is missing is skipped with its reason; where PREFLOOP_REQUIRE (a comma list of browser, postgres, real_data)
+names it, it fails instead. The run ends with a list of every skipped test.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from hypothesis import settings
+
+from prefloop.store import Store
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NEEDS = {"data_root": "real_data", "chromium_path": "browser", "postgres_cluster": "postgres"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture, marker in NEEDS.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and callspec.params.get("store_url") == "postgresql":
+            item.add_marker("postgres")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.section("skipped tests")
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+
+
+def missing(what: str, reason: str) -> NoReturn:
+    """Skips, or fails where PREFLOOP_REQUIRE names `what`."""
+    required = [name.strip() for name in os.environ.get("PREFLOOP_REQUIRE", "").split(",")]
+    if what in required:
+        pytest.fail(f"{reason} (PREFLOOP_REQUIRE names {what})", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the real data sets."""
+    folder = Path(os.environ.get("PREFLOOP_DATA_ROOT") or REPOSITORY.parent / "shared" / "data")
+    if not (folder / "hh-rlhf").is_dir():
+        missing("real_data", f"no real data at {folder}: set PREFLOOP_DATA_ROOT to the folder that holds hh-rlhf/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """The program file of Chromium."""
+    for name in BROWSERS:
+        if path := shutil.which(name):
+            return path
+    missing("browser", f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
+
+
+class PostgresCluster:
+    """A private PostgreSQL server in a temporary folder, reached by a socket in it, with a migrated template."""
+
+    def __init__(self, folder: Path, programs: Path, as_postgres: list[str]) -> None:
+        self._folder, self._programs, self._as_postgres = folder, programs, as_postgres
+        self._names = (f"test_{number}" for number in count(1))
+
+    def start(self) -> None:
+        # Without fsync: the server itself is never killed in these tests, only its clients.
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' -c fsync=off"
+        data = str(self._folder / "data")
+        self._run("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        self._run("pg_ctl", "start", "-w", "-D", data, "-l", str(self._folder / "log"), "-o", options)
+        self.execute("CREATE DATABASE template_prefloop")
+        Store.open(self.url("template_prefloop")).close()
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "stop", "-m", "immediate", "-D", str(self._folder / "data"))
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as_postgres, str(self._programs / program), *arguments]
+        # Output goes to a file: the server that pg_ctl leaves behind would keep a pipe open for ever.
+        with (self._folder / "output").open("ab") as output:
+            done = subprocess.run(command, stdout=output, stderr=output, cwd=self._folder, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {(self._folder / 'output').read_text()}")
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://postgres@/{database}?host={self._folder}"
+
+    def execute(self, statement: str) -> None:
+        """One statement outside of any transaction."""
+        import psycopg
+
+        with psycopg.connect(f"host={self._folder} user=postgres dbname=postgres", autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def database(self) -> Iterator[str]:
+        """The URL of a fresh migrated database, dropped afterwards."""
+        name = next(self._names)
+        self.execute(f"CREATE DATABASE {name} TEMPLATE template_prefloop")
+        yield self.url(name)
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[PostgresCluster]:
+    """One PostgreSQL server for the whole run."""
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        missing("postgres", "no PostgreSQL driver: pip install 'prefloop[postgres]'")
+    on_path = shutil.which("initdb")
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: float(Path(path).parts[4]))
+    if not found and not on_path:
+        missing("postgres", "no PostgreSQL server: initdb is neither on the PATH nor in /usr/lib/postgresql/*/bin")
+    programs = Path(found[-1] if found else str(on_path)).parent
+    as_postgres: list[str] = []
+    account = None
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        try:
+            account = pwd.getpwnam("postgres")
+        except KeyError:
+            missing("postgres", "PostgreSQL does not run as root and there is no account named postgres")
+        if setpriv := shutil.which("setpriv"):
+            as_postgres = [setpriv, f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+        elif runuser := shutil.which("runuser"):
+            as_postgres = [runuser, "-u", "postgres", "--"]
+        else:
+            missing("postgres", "PostgreSQL does not run as root and neither setpriv nor runuser is there")
+    folder = Path(tempfile.mkdtemp(prefix="prefloop-postgres-"))
+    if account is not None:
+        shutil.chown(folder, account.pw_uid, account.pw_gid)
+    cluster = PostgresCluster(folder, programs, as_postgres)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        if (folder / "data" / "postmaster.pid").exists():
+            cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file to copy."""
+    file = tmp_path_factory.mktemp("template") / "prefloop.db"
+    Store.open(f"sqlite:///{file}").close()
+    return file
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """The URL of a fresh migrated SQLite file."""
+    file = tmp_path / "prefloop.db"
+    shutil.copyfile(sqlite_template, file)
+    return f"sqlite:///{file}"
+
+
+@pytest.fixture
+def postgres_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
+    """The URL of a fresh migrated PostgreSQL database."""
+    yield from postgres_cluster.database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a fresh migrated database, on each engine in turn."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """A fresh store, on each engine in turn."""
+    with Store.open(store_url) as opened:
+        yield opened
