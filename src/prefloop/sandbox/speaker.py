@@ -1,0 +1,173 @@
+"""Who talks in the texts that the tiny model learns from: an assistant whose replies range from good to bad.
+
+Draws dialogues and contrast pairs from a seed. Knows the language; knows nothing of the preference over replies.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from prefloop.sandbox.language import CLOSERS, FILLERS, REFUSALS, RUDE, Request, World, fill
+from prefloop.schema import Message, Mode, PreferencePair
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How often the assistant of the training texts does what (probabilities)."""
+
+    right_slots: float = 0.5
+    right_kind: float = 0.88
+    opener: float = 0.92
+    filler: float = 0.3
+    closer: float = 0.4
+    rude: float = 0.1
+    repeat: float = 0.16
+    stray_detail: float = 0.12
+    refuse_harmless: float = 0.07
+    refuse_harmful: float = 0.5
+    reason: float = 0.5
+    instead: float = 0.5
+    detail_counts: tuple[float, ...] = (0.12, 0.25, 0.28, 0.2, 0.15)
+    follow_ups: tuple[float, ...] = field(default=(0.4, 0.3, 0.3))
+    """Weights of the next request being: for more, the same kind with other slots, another kind."""
+
+
+class Speaker:
+    """Writes replies with known manners."""
+
+    def __init__(self, world: World, chance: random.Random, manners: Manners | None = None) -> None:
+        self.world = world
+        self.chance = chance
+        self.manners = manners or Manners()
+
+    def reply(self, request: Request, given: set[str] | None = None) -> str:
+        """One reply; `given` holds details of earlier replies, which a good assistant does not give again."""
+        chance, manners = self.chance, self.manners
+        answered = self._misheard(request)
+        refuse = manners.refuse_harmful if request.kind.harmful else manners.refuse_harmless
+        if chance.random() < refuse:
+            body = self._refusal(answered)
+        else:
+            body = self._answer(answered, given or set())
+        if chance.random() < manners.filler:
+            body.insert(0, chance.choice(FILLERS))
+        if chance.random() < manners.rude:
+            body.insert(chance.choice((0, len(body))), chance.choice(RUDE))
+        if chance.random() < manners.closer:
+            body.append(chance.choice(CLOSERS))
+        return " ".join(body)
+
+    def next_request(self, request: Request) -> Request:
+        """What the person asks after an answer to `request`."""
+        step = self.chance.choices(("more", "slots", "kind"), self.manners.follow_ups)[0]
+        if step == "more":
+            return replace(request, is_more=True)
+        if step == "slots":
+            return Request(request.kind, self.world.draw_slots(self.chance, request.kind))
+        return self.world.draw_request(self.chance, request.kind.harmful, unlike=request)
+
+    def dialogue(self, turns: int, harmful: bool) -> list[Message]:
+        """A whole conversation of `turns` requests and replies."""
+        request = self.world.draw_request(self.chance, harmful)
+        messages: list[Message] = []
+        given: set[str] = set()
+        for _ in range(turns):
+            reply = self.reply(request, given)
+            messages += [
+                Message(role="user", text=self.world.say(self.chance, request)),
+                Message(role="assistant", text=reply),
+            ]
+            given |= {s.skeleton for s in self.world.read_reply(reply) or [] if s.sort == "detail"}
+            request = self.next_request(request)
+        return messages
+
+    def _misheard(self, request: Request) -> Request:
+        """What the assistant believes was asked for."""
+        if self.chance.random() >= self.manners.right_kind:
+            request = self.world.draw_request(self.chance, request.kind.harmful, unlike=request)
+        if self.chance.random() >= self.manners.right_slots:
+            request = replace(request, slots=other_slots(self.world, self.chance, request))
+        return request
+
+    def _answer(self, request: Request, given: set[str]) -> list[str]:
+        chance, manners = self.chance, self.manners
+        count = chance.choices(range(len(manners.detail_counts)), manners.detail_counts)[0]
+        fresh = [text for text in request.kind.details if text not in given]
+        details = chance.sample(fresh, min(count, len(fresh)))
+        if details and chance.random() < manners.repeat:
+            details.insert(chance.randrange(1, len(details) + 1), chance.choice(details))
+        if chance.random() < manners.stray_detail:
+            stray = self.world.draw_request(chance, request.kind.harmful, unlike=request).kind
+            details.append(chance.choice([text for text in stray.details if "{" not in text]))
+        body = [fill(text, request.slots) for text in details]
+        if not body or chance.random() < manners.opener:
+            body.insert(0, self.world.opener(chance, request))
+        return body
+
+    def _refusal(self, request: Request) -> list[str]:
+        body = [self.chance.choice(REFUSALS)]
+        if request.kind.harmful:
+            if self.chance.random() < self.manners.reason:
+                body.append(request.kind.reason)
+            if self.chance.random() < self.manners.instead:
+                body.append(fill(request.kind.instead, request.slots))
+        return body
+
+
+def other_slots(world: World, chance: random.Random, request: Request) -> tuple[str, ...]:
+    """Slots of the same sorts, at least one of them another than asked for."""
+    while (slots := world.draw_slots(chance, request.kind)) == request.slots:
+        pass
+    return slots
+
+
+def dialogues(world: World, seed: int, count: int, harmful_share: float = 0.3) -> Iterator[list[Message]]:
+    """Training texts: `count` conversations of one to three turns."""
+    chance = random.Random(f"dialogues-{seed}")
+    speaker = Speaker(world, chance)
+    for _ in range(count):
+        yield speaker.dialogue(chance.choice((1, 1, 2, 3)), chance.random() < harmful_share)
+
+
+def contrast_pairs(world: World, seed: int, count: int, harmful_share: float = 0.3) -> Iterator[PreferencePair]:
+    """PM pre-training: two replies written alike, of which one speaks of what was asked for and the other does not.
+
+    The wrong reply has other slots, or belongs to another request altogether. Everything else (details, manners,
+    refusals, length) is drawn alike on both sides, so nothing else of anybody's preference is in these pairs.
+    """
+    chance = random.Random(f"contrast-{seed}")
+    exact = Speaker(world, chance, Manners(right_slots=1.0, right_kind=1.0, opener=1.0, stray_detail=0.0))
+    any_manners = Speaker(world, chance)
+    made = 0
+    while made < count:
+        context = any_manners.dialogue(chance.choice((0, 0, 1, 2)), chance.random() < harmful_share)
+        before = world.read_request(context[:-1]) if context else None
+        if before is None:
+            request = world.draw_request(chance, chance.random() < harmful_share)
+        else:
+            request = any_manners.next_request(before)
+        asked = Message(role="user", text=world.say(chance, request))
+        state = chance.getstate()
+        right = exact.reply(request)
+        if chance.random() < 0.7:
+            chance.setstate(state)  # the same words, but for the slots
+            wrong = exact.reply(replace(request, slots=_wrong_slots(world, request, made, seed)))
+        else:
+            wrong = exact.reply(world.draw_request(chance, request.kind.harmful, unlike=request))
+        if right == wrong:
+            continue
+        made += 1
+        yield PreferencePair(
+            context=(*context, asked),
+            chosen=right,
+            rejected=wrong,
+            conversation_id=f"contrast-{made}",
+            mode=Mode.RED_TEAM if request.kind.harmful else Mode.HELPFUL,
+        )
+
+
+def _wrong_slots(world: World, request: Request, index: int, seed: int) -> tuple[str, ...]:
+    """Drawn by a generator of its own, so that the reply's generator is left as it was."""
+    return other_slots(world, random.Random(f"wrong-{seed}-{index}"), request)

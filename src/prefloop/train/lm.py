@@ -1,0 +1,254 @@
+"""Training a language model from scratch or on from a folder. One loop, top to bottom; knows no preference.
+
+Every token of the texts is a target (headers and the person's turns too): the policies start from this model.
+Texts are packed as tries, so documents never see each other.
+
+Deviations from the paper: (1) the models are trained from scratch on the texts at hand, (2) an optional warm-up on
+random tokens written twice, where the second copy is the target, builds the copying heads that a small model
+otherwise finds late, if at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from prefloop.config import Config
+from prefloop.errors import DataError, TrainingError
+from prefloop.models.checkpoint import latest_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
+from prefloop.models.language import LanguageModel, load_language_model, new_llama, save_model, train_tokenizer
+from prefloop.models.trie import pack, packed_hidden
+from prefloop.render import Renderer
+from prefloop.runs import RunFolder
+from prefloop.schema import Message
+
+Conversation = Sequence[Message]
+
+
+class ModelShape(Config):
+    """A new Llama, where no `start` is given."""
+
+    hidden: int = Field(128, ge=8, description="width of the residual stream")
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    vocabulary: int = Field(2048, ge=300, description="size of the byte-level BPE trained on the texts")
+    window_tokens: int = Field(512, ge=16, description="the longest conversation that the model can attend to")
+
+
+class LanguageRun(Config):
+    """`prefloop train lm RUN.toml`."""
+
+    name: str = Field("lm", description="goes into the names of the run folder and the snapshot")
+    start: Path | None = Field(None, description="Hugging Face folder to go on from; empty starts from scratch")
+    data: tuple[Path, ...] = Field((), description="hh-rlhf JSONL files whose preferred conversations are the texts")
+    sandbox_dialogues: int = Field(0, ge=0, description="texts of the tiny world, drawn from the seed")
+    shape: ModelShape = ModelShape()
+    copy_steps: int = Field(0, ge=0, description="warm-up steps on random tokens written twice")
+    steps: int = Field(1000, ge=1, description="optimiser steps on the texts")
+    tokens_per_step: int = Field(8192, ge=64, description="tokens of text that make an optimiser step")
+    row_tokens: int = Field(512, ge=16, description="length of a packed row; short rows are cheap on a CPU")
+    learning_rate: float = Field(2e-3, gt=0.0, description="peak; cosine to a tenth of it")
+    warmup_steps: int = Field(50, ge=0)
+    weight_decay: float = Field(0.1, ge=0.0)
+    max_gradient_norm: float = Field(1.0, gt=0.0)
+    held_out_conversations: int = Field(200, ge=0, description="taken from the end of the texts for lm/held_out_loss")
+    checkpoint_every_steps: int = Field(200, ge=1)
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="autocast of the forward and backward pass")
+    saved_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the written weights")
+    seed: int = 0
+
+
+def train_language_model(
+    run: LanguageRun,
+    conversations: Sequence[Conversation],
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    progress: Callable[..., Any] = tqdm,
+) -> Path:
+    """Trains and writes `folder/model` (a Hugging Face folder); returns its path.
+
+    Errors:
+        DataError: no conversations, or none that fits the window.
+        TrainingError: the loss is not finite; the last checkpoint stays.
+    """
+    held_out = conversations[len(conversations) - run.held_out_conversations :] if run.held_out_conversations else []
+    training = conversations[: len(conversations) - len(held_out)]
+    if not training:
+        raise DataError(f"{len(conversations)} conversations leave none to train on; give more texts.")
+    torch.manual_seed(run.seed)
+    model, renderer = _start(run, training)
+    texts = _tokenized(training, renderer, run.shape.window_tokens)
+    held_out_texts = _tokenized(held_out, renderer, run.shape.window_tokens) if held_out else []
+    optimizer = _optimizer(model, run)
+    order = _Order(len(texts), run.seed)
+    first_step = 0
+    if resume and (checkpoint := latest_checkpoint(folder.checkpoints)) is not None:
+        model.load_state_dict(checkpoint.part("model"), strict=False)
+        load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
+        order.load(checkpoint.state["order"])
+        first_step = checkpoint.step
+        folder.rewind(first_step)
+    total = run.copy_steps + run.steps
+    model.train()
+    bar = progress(range(first_step, total), initial=first_step, total=total, desc=f"train lm {run.name}")
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = run.learning_rate * _schedule(step, run)
+        if step < run.copy_steps:
+            batch = _copy_batch(step, run, renderer)
+            loss = _loss(model, batch.sequences, batch.targets_from, run)
+        else:
+            sequences = order.take(texts, run.tokens_per_step)
+            loss = _loss(model, sequences, [1] * len(sequences), run)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"The loss of step {step + 1} is {loss.item()}; lower learning_rate (now {run.learning_rate}) and resume."
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), run.max_gradient_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        row: dict[str, Any] = {"step": step + 1, "lm/loss": loss.item(), "lm/gradient_norm": norm.item()}
+        is_last = step + 1 == total
+        if is_last or (step + 1) % run.checkpoint_every_steps == 0:
+            if held_out_texts:
+                row["lm/held_out_loss"] = held_out_loss(model, held_out_texts, run)
+            folder.log(row)
+            tensors, optimizer_facts = optimizer_state(optimizer)
+            save_checkpoint(
+                folder.checkpoints,
+                step + 1,
+                {f"model.{k}": v for k, v in model.state_dict().items() if k != "lm_head.weight"}
+                | {f"optimizer.{k}": v for k, v in tensors.items()},
+                {"optimizer": optimizer_facts, "order": order.state()},
+            )
+        else:
+            folder.log(row)
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+    model.eval()
+    return save_model(model.to(getattr(torch, run.saved_dtype)), renderer.tokenizer, folder.path / "model")
+
+
+@torch.no_grad()
+def held_out_loss(model: Any, texts: Sequence[Sequence[int]], run: LanguageRun) -> float:
+    """Mean negative log-likelihood of the next token, nats."""
+    model.eval()
+    total, tokens = 0.0, 0
+    for start in range(0, len(texts), 64):
+        part = texts[start : start + 64]
+        count = sum(len(text) - 1 for text in part)
+        total += _loss(model, part, [1] * len(part), run).item() * count
+        tokens += count
+    model.train()
+    return total / tokens
+
+
+def _start(run: LanguageRun, training: Sequence[Conversation]) -> LanguageModel:
+    if run.start is not None:
+        return load_language_model(run.start)
+    tokenizer = train_tokenizer(
+        (" ".join(message.text for message in conversation) for conversation in training), run.shape.vocabulary
+    )
+    shape = run.shape
+    model = new_llama(
+        tokenizer,
+        hidden=shape.hidden,
+        layers=shape.layers,
+        heads=shape.heads,
+        window_tokens=shape.window_tokens,
+        seed=run.seed,
+    )
+    return LanguageModel(model, Renderer(tokenizer))
+
+
+def _tokenized(conversations: Sequence[Conversation], renderer: Renderer, window_tokens: int) -> list[list[int]]:
+    """Ids of each conversation; what is longer than the window keeps its beginning."""
+    return [renderer.conversation(conversation).ids[:window_tokens] for conversation in conversations]
+
+
+class _Order:
+    """Walks through shuffled texts, epoch after epoch; where it stands is its epoch and its place."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch, self.place = size, seed, 0, 0
+        self._shuffle()
+
+    def take(self, texts: Sequence[Sequence[int]], tokens: int) -> list[Sequence[int]]:
+        taken: list[Sequence[int]] = []
+        while sum(len(text) for text in taken) < tokens:
+            if self.place == self.size:
+                self.epoch, self.place = self.epoch + 1, 0
+                self._shuffle()
+            taken.append(texts[self._permutation[self.place]])
+            self.place += 1
+        return taken
+
+    def state(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "place": self.place}
+
+    def load(self, state: dict[str, int]) -> None:
+        self.epoch, self.place = state["epoch"], state["place"]
+        self._shuffle()
+
+    def _shuffle(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        self._permutation = torch.randperm(self.size, generator=generator).tolist()
+
+
+class _CopyBatch:
+    """Random tokens written twice; the loss is on the second copy alone."""
+
+    def __init__(self, sequences: list[list[int]], targets_from: list[int]) -> None:
+        self.sequences, self.targets_from = sequences, targets_from
+
+
+def _copy_batch(step: int, run: LanguageRun, renderer: Renderer) -> _CopyBatch:
+    generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+    vocabulary = len(renderer.tokenizer)
+    sequences, starts, tokens = [], [], 0
+    while tokens < run.tokens_per_step:
+        length = int(torch.randint(8, 33, (1,), generator=generator))
+        once = torch.randint(0, vocabulary, (length,), generator=generator).tolist()
+        sequences.append(once + once)
+        starts.append(length + 1)
+        tokens += 2 * length
+    return _CopyBatch(sequences, starts)
+
+
+def _loss(model: Any, sequences: Sequence[Sequence[int]], targets_from: Sequence[int], run: LanguageRun) -> Tensor:
+    """Mean next-token loss (nats) over the tokens of each sequence from its `targets_from` on."""
+    batch = pack(sequences, run.row_tokens)
+    with torch.autocast("cpu", torch.bfloat16, enabled=run.dtype == "bfloat16"):
+        index = torch.cat([places[start - 1 : -1] for places, start in zip(batch.token_index, targets_from, strict=True)])
+        target = torch.cat(
+            [torch.tensor(ids[start:]) for ids, start in zip(sequences, targets_from, strict=True)]
+        )
+        hidden = packed_hidden(model.base_model, batch, index)
+        logits = model.get_output_embeddings()(hidden)
+    return F.cross_entropy(logits.float(), target)
+
+
+def _optimizer(model: Any, run: LanguageRun) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, vectors (norms) do not."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": run.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def _schedule(step: int, run: LanguageRun) -> float:
+    """Linear warm-up, then cosine to a tenth."""
+    total = run.copy_steps + run.steps
+    if step < run.warmup_steps:
+        return (step + 1) / run.warmup_steps
+    done = (step - run.warmup_steps) / max(total - run.warmup_steps, 1)
+    return 0.1 + 0.45 * (1.0 + math.cos(math.pi * done))
