@@ -87,10 +87,17 @@ def test_a_tree_that_does_not_fit_is_cut_where_the_least_is_shared() -> None:
 
 
 def test_trees_that_meet_in_a_row_share_again() -> None:
-    # Cut at the common 4 tokens (rows of 7 hold 4 + 3): three leaves of one row share their beginning again.
+    # 4 + 8 = 12 tokens, more than 2 * 5, are cut at the common 4; rows of 7 then hold 4 + 3 of the leaves again.
     system = [7, 7, 7, 7]
-    batch = pack([[*system, leaf] for leaf in range(5)], row_tokens=7)
-    assert sorted(batch.lengths) == [6, 7]  # 4 + 3 and 4 + 2
+    batch = pack([[*system, leaf] for leaf in range(8)], row_tokens=7)
+    assert batch.lengths == (7, 7, 6)
+
+
+def test_a_tree_stays_whole_up_to_twice_its_longest_sequence() -> None:
+    # 6 + 2 * 2 = 10 tokens in rows of 4: apart they would be 8 + 8, so both sides share one longer row;
+    # [9] shares nothing and the pair [5 5 5 5 5 5 1 1] > [5 1 ...] only 1 of 14: these are cut.
+    assert pack([[5] * 6 + [1, 1], [5] * 6 + [2, 2], [9]], row_tokens=4).lengths == (10, 1)
+    assert pack([[5] * 6 + [1, 1], [5, 1, 1, 1, 1, 1, 1]], row_tokens=4).lengths == (8, 7)
 
 
 def test_a_long_sequence_gets_its_own_row() -> None:
@@ -115,7 +122,7 @@ def test_every_packing_holds_every_sequence(sequences: list[list[int]], row_toke
         assert walk(batch, read) == index.tolist()
         row, column = divmod(read, width)
         assert mask[row, column].nonzero()[:, 0].tolist() == [int(place) % width for place in index]
-    assert max(batch.lengths) <= max(row_tokens, *map(len, sequences))
+    assert max(batch.lengths) <= max(row_tokens, 2 * max(map(len, sequences)))
     prefixes = {tuple(sequence[: size + 1]) for sequence in sequences for size in range(len(sequence))}
     assert len(prefixes) <= batch.tokens <= batch.tokens_unshared
     if row_tokens >= len(prefixes):

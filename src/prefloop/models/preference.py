@@ -22,8 +22,9 @@ from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
 
-__all__ = ["EncodedPair", "EncodedReply", "PreferenceModel"]
+__all__ = ["EncodedPair", "EncodedReply", "PreferenceModel", "conversation_key"]
 
+_CLASSIFIER = "ForSequenceClassification"
 _TOKENS_A_FORWARD = 16_384  # of the sequences before sharing; bounds the memory of scoring
 
 
@@ -42,6 +43,11 @@ class EncodedPair(NamedTuple):
     dropped_turns: int
 
 
+def conversation_key(pair: PreferencePair) -> str:
+    """What pairs of one conversation have in common: its id, or the text that it opens with where there is no id."""
+    return pair.conversation_id or "\n".join(turn.text for turn in pair.context[:1])
+
+
 class PreferenceModel:
     """A sequence-classification model with one label, and the renderer of its tokenizer. A `Scorer`.
 
@@ -55,7 +61,7 @@ class PreferenceModel:
         ModelError: no such head, more than one label, or a trunk that cannot share beginnings exactly.
     """
 
-    def __init__(self, model: Any, renderer: Renderer, *, row_tokens: int = 512, max_tokens: int | None = None) -> None:
+    def __init__(self, model: Any, renderer: Renderer, *, row_tokens: int = 256, max_tokens: int | None = None) -> None:
         head = getattr(model, "score", None)
         if not isinstance(head, torch.nn.Linear) or head.bias is not None or head.out_features != 1:
             raise ModelError(
@@ -71,8 +77,17 @@ class PreferenceModel:
         window = window_tokens(model)
         self.max_tokens: int = window if max_tokens is None else min(max_tokens, window)
 
+    @staticmethod
+    def is_at(path: str | Path) -> bool:
+        """Whether the folder or hub id holds a sequence classifier (a PM) rather than a language model.
+
+        Errors:
+            ModelError: it holds no model at all.
+        """
+        return _architecture(_config(path)).endswith(_CLASSIFIER)
+
     @classmethod
-    def load(cls, path: str | Path, *, row_tokens: int = 512, max_tokens: int | None = None) -> PreferenceModel:
+    def load(cls, path: str | Path, *, row_tokens: int = 256, max_tokens: int | None = None) -> PreferenceModel:
         """A PM from a Hugging Face folder or hub id.
 
         Errors:
@@ -80,18 +95,18 @@ class PreferenceModel:
         """
         renderer = Renderer(load_tokenizer(path))
         config = _config(path)
-        architecture = (getattr(config, "architectures", None) or [""])[0]
-        if not architecture.endswith("ForSequenceClassification") or config.num_labels != 1:
+        architecture = _architecture(config)
+        if not architecture.endswith(_CLASSIFIER) or config.num_labels != 1:
             raise ModelError(
                 f"{path} holds a {architecture or 'model of unknown kind'} with {config.num_labels} labels; a "
-                "preference model is a ...ForSequenceClassification with 1 label."
+                f"preference model is a ...{_CLASSIFIER} with 1 label."
             )
         model = AutoModelForSequenceClassification.from_pretrained(str(path), dtype=torch.float32)
         return cls(model, renderer, row_tokens=row_tokens, max_tokens=max_tokens)
 
     @classmethod
     def from_language_model(
-        cls, path: str | Path, seed: int, *, row_tokens: int = 512, max_tokens: int | None = None
+        cls, path: str | Path, seed: int, *, row_tokens: int = 256, max_tokens: int | None = None
     ) -> PreferenceModel:
         """The trunk of a causal language model under a fresh head, normal with std 1 / sqrt(hidden + 1).
 
@@ -189,6 +204,11 @@ def _parts(order: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[lis
         parts[-1].append(index)
         room -= len(sequences[index])
     return parts
+
+
+def _architecture(config: Any) -> str:
+    names = getattr(config, "architectures", None) or [""]
+    return str(names[0])
 
 
 def _config(path: str | Path) -> Any:

@@ -33,6 +33,7 @@ from prefloop.errors import DataError, ModelError
 __all__ = ["PackedBatch", "pack", "packed_hidden", "require_exact"]
 
 _OPEN_ROWS = 32  # how many unfilled rows first-fit looks at: bounds the search when thousands of trees are packed
+_REPEATED = 1 / 8  # a longer row is cheaper than to compute more than this share of a tree again
 _FILL = 0.7  # rows are run together while the shortest fills this share of the longest
 
 
@@ -76,10 +77,11 @@ class PackedBatch:
 
 
 def pack(sequences: Sequence[Sequence[int]], row_tokens: int) -> PackedBatch:
-    """Lays sequences out as tries in rows of at most `row_tokens` tokens; a longer sequence gets a longer row.
+    """Lays sequences out as tries in rows of about `row_tokens` tokens.
 
-    A tree that does not fit a row is cut where the least is shared. Trees go to rows first-fit, the largest first;
-    a tree that meets relatives in a row shares with them too.
+    A tree that does not fit a row is cut where the least is shared. It gets a longer row instead where the cut would
+    repeat more than an eighth of it and it is at most twice as long as its longest sequence (the two sides of a long
+    comparison). Trees go to rows first-fit, the largest first; a tree that meets relatives in a row shares with them.
 
     Errors:
         DataError: no sequences, an empty one, or `row_tokens` below 1.
@@ -181,7 +183,7 @@ def _common(left: np.ndarray, right: np.ndarray) -> int:
 
 
 def _cut_trees(lengths: np.ndarray, shared: np.ndarray, row_tokens: int) -> list[range]:
-    """Ranges of neighbouring sequences whose trie fits a row; cut where the least is shared."""
+    """Ranges of neighbouring sequences that stay together; cut where the least is shared."""
     trees, stack = [], [range(len(lengths))]
     new_tokens = lengths - shared
     while stack:
@@ -192,7 +194,12 @@ def _cut_trees(lengths: np.ndarray, shared: np.ndarray, row_tokens: int) -> list
             trees.append(tree)
             continue
         inner = shared[first + 1 : last]
-        cuts = [first, *(first + 1 + np.flatnonzero(inner == inner.min())).tolist(), last]
+        least = inner.min()
+        repeated = least * np.count_nonzero(inner == least)
+        if size <= 2 * lengths[first:last].max() and repeated > _REPEATED * size:
+            trees.append(tree)
+            continue
+        cuts = [first, *(first + 1 + np.flatnonzero(inner == least)).tolist(), last]
         stack.extend(range(start, stop) for start, stop in pairwise(cuts))
     return trees
 
