@@ -1,0 +1,77 @@
+"""`create_app`: the page as a value. Puts the parts together; knows nothing of what any of them does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+
+import prefloop
+from prefloop.config import WorkspaceSettings
+from prefloop.schema import Responder
+from prefloop.store import Store
+from prefloop.web import researcher, worker_api, worker_pages
+from prefloop.web.broker import Broker
+from prefloop.web.generation import Generation
+from prefloop.web.problems import add_problem_handlers
+from prefloop.web.security import SecurityMiddleware
+from prefloop.web.services import Services
+from prefloop.web.settings import PageSettings
+from prefloop.web.store_threads import StoreThreads
+from prefloop.web.turns import Turns
+
+HERE = Path(__file__).parent
+
+
+def create_app(
+    settings: WorkspaceSettings,
+    store: Store,
+    responder: Responder,
+    *,
+    page: PageSettings | None = None,
+    quality_report: Path | None = None,
+) -> FastAPI:
+    """The worker's and the researcher's pages over one store and one responder, both of which stay the caller's.
+
+    Args:
+        settings: the workspace's; kept at `app.state.settings`.
+        responder: answers under the names of the store's snapshots.
+        page: time limits and pacing.
+        quality_report: an HTML file that researchers may read, once it exists.
+
+    At its start the app voids what an earlier process left unfinished.
+    """
+    page = page or PageSettings()
+    threads = StoreThreads(cache_seconds=page.cache_seconds)
+    broker = Broker()
+    generation = Generation(store, threads, responder, broker, page)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await threads.run(store.void_unfinished, "restarted: the server stopped while the answers came in")
+        yield
+        await generation.close()
+        threads.close()
+
+    app = FastAPI(title="prefloop", version=prefloop.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    templates = Jinja2Templates(HERE / "templates", context_processors=[_common])
+    turns = Turns(store, threads, generation, page)
+    app.state.settings = settings
+    app.state.services = Services(store, threads, broker, generation, turns, page, templates, quality_report)
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.include_router(researcher.router)
+    app.include_router(worker_pages.router)
+    app.include_router(worker_api.router)
+    app.add_middleware(SecurityMiddleware)
+    add_problem_handlers(app, templates)
+    return app
+
+
+def _common(request: Request) -> dict[str, Any]:
+    """What every template may use."""
+    return {"nonce": request.state.nonce, "version": prefloop.__version__}

@@ -1,0 +1,150 @@
+"""The researcher's pages: how studies come along, who works, what was shown last, and invitation links.
+
+A role of its own, signed in by a one-time link; knows templates and the store's counts.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import FileResponse, RedirectResponse, Response
+
+from prefloop.schema import ComparisonState, Study
+from prefloop.store import Store
+from prefloop.web.problems import Problem
+from prefloop.web.services import COOKIES, Services, Shared, SignedInResearcher
+
+router = APIRouter(prefix="/researcher", include_in_schema=False)
+PAGE_ROWS = 20
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+
+
+def researcher_link(store: Store, address: str) -> str:
+    """A new one-time way in for a researcher, to be printed when the server starts.
+
+    Args:
+        address: where the page is reached, "http://127.0.0.1:8400" say.
+    """
+    return f"{address.rstrip('/')}/join/{store.add_invitation(None, 'researcher', None, 1)}"
+
+
+@router.get("")
+async def overview(
+    request: Request,
+    researcher: SignedInResearcher,
+    shared: Shared,
+    study: str | None = None,
+    before: str | None = None,
+) -> Response:
+    """All studies in one list, and one of them in detail."""
+    return await _overview(request, shared, study, before)
+
+
+@router.get("/panel")
+async def panel(
+    request: Request,
+    researcher: SignedInResearcher,
+    shared: Shared,
+    study: str | None = None,
+    before: str | None = None,
+) -> Response:
+    """The part of the overview that the page reads again every few seconds."""
+    facts = await _facts(shared, study, before)
+    return shared.templates.TemplateResponse(request, "researcher_panel.html", facts)
+
+
+@router.post("/invitations")
+async def invite(
+    request: Request,
+    researcher: SignedInResearcher,
+    shared: Shared,
+    study: Annotated[str, Form()],
+    uses: Annotated[int, Form(ge=1, le=10_000)] = 1,
+    pseudonym: Annotated[str, Form(max_length=80)] = "",
+) -> Response:
+    """A link that lets one person, or `uses` people, into a study. It is shown once and kept as a hash only."""
+    token = await shared.threads.run(shared.store.add_invitation, study, "worker", pseudonym.strip() or None, uses)
+    return await _overview(request, shared, study, None, link=f"{request.base_url}join/{token}", uses=uses)
+
+
+@router.post("/studies/{study_id}/state")
+async def set_state(
+    study_id: str,
+    researcher: SignedInResearcher,
+    shared: Shared,
+    state: Annotated[Literal["open", "paused"], Form()],
+) -> Response:
+    """Pauses a study or opens it again."""
+    await shared.threads.run(shared.store.set_study_state, study_id, state)
+    shared.threads.forget()
+    return RedirectResponse(f"/researcher?study={study_id}", 303)
+
+
+@router.get("/quality")
+async def quality(researcher: SignedInResearcher, shared: Shared) -> Response:
+    """The data quality report, if there is one; it may style itself and nothing else."""
+    report = shared.quality_report
+    if report is None or not report.is_file():
+        raise Problem(404, "not_found", "There is no quality report yet; write one with: prefloop quality --html FILE.")
+    return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
+
+
+@router.post("/sign-out")
+async def sign_out(request: Request, researcher: SignedInResearcher, shared: Shared) -> Response:
+    """Ends this browser's session."""
+    await shared.threads.run(shared.store.end_session, request.cookies[COOKIES["researcher"]])
+    shared.threads.forget()
+    response = RedirectResponse("/", 303)
+    response.delete_cookie(COOKIES["researcher"])
+    return response
+
+
+async def _overview(request: Request, shared: Services, study: str | None, before: str | None, **more: Any) -> Response:
+    facts = {**await _facts(shared, study, before), **more}
+    return shared.templates.TemplateResponse(request, "researcher.html", facts)
+
+
+async def _facts(shared: Services, study_id: str | None, before: str | None) -> dict[str, Any]:
+    store, run, recall = shared.store, shared.threads.run, shared.threads.recall
+    studies = await run(store.studies)
+    rows = [(study, await recall(store.progress, study.id)) for study in studies]
+    chosen = _chosen(studies, study_id)
+    facts: dict[str, Any] = {
+        "rows": rows,
+        "study": chosen,
+        "before": before,
+        "states": list(ComparisonState),
+        "has_report": shared.quality_report is not None and shared.quality_report.is_file(),
+        "answering": shared.broker.open_streams,
+    }
+    if chosen is None:
+        return facts
+    counts = await recall(store.study_counts, chosen.id)
+    latest = await run(store.latest_comparisons, chosen.id, before, PAGE_ROWS + 1)
+    names = {snapshot.id: snapshot.name for snapshot in await run(store.snapshots)}
+    answered = sum(counts.responses.values())
+    weight = sum(share.weight for share in chosen.snapshots)
+    shares = {share.snapshot_id: share.weight / weight for share in chosen.snapshots}
+    return facts | {
+        "progress": next(progress for study, progress in rows if study.id == chosen.id),
+        "counts": counts,
+        "last_minutes": sum(counts.minutes[-5:]),
+        "busiest_minute": max(counts.minutes),
+        "latest": latest[:PAGE_ROWS],
+        "older": latest[PAGE_ROWS - 1].comparison.id if len(latest) > PAGE_ROWS else None,
+        "names": names,
+        "snapshots": [
+            (names.get(id, id), shares.get(id, 0.0), counts.responses.get(id, 0), answered)
+            for id in dict.fromkeys([*shares, *counts.responses])
+        ],
+    }
+
+
+def _chosen(studies: list[Study], study_id: str | None) -> Study | None:
+    if study_id is None:
+        return studies[-1] if studies else None
+    for study in studies:
+        if study.id == study_id:
+            return study
+    raise Problem(404, "not_found", f"There is no study {study_id!r}; choose one from the list.")

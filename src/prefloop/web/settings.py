@@ -1,0 +1,29 @@
+"""Settings of the page: its time limits and pacing. Knows nothing of studies, which bring their own settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from prefloop.config import Config
+
+
+class PageSettings(Config):
+    """What a deployment may tune; the defaults suit a person in front of a browser."""
+
+    flush_seconds: float = Field(0.04, ge=0.0, le=1.0, description="pause between two pieces of text on a stream")
+    heartbeat_seconds: float = Field(15.0, gt=0.0, description="pause after which a silent stream sends a comment")
+    stall_timeout_seconds: float = Field(60.0, gt=0.0, description="longest silence of a model before the pair is void")
+    answer_timeout_seconds: float = Field(180.0, gt=0.0, description="longest time for one whole answer")
+    undo_seconds: float = Field(120.0, ge=0.0, description="how long a judgment may be changed")
+    lease_seconds: float = Field(900.0, gt=0.0, description="how long a second opinion is kept for one worker")
+    session_days: float = Field(30.0, gt=0.0, description="how long a browser stays signed in")
+    cache_seconds: float = Field(2.0, ge=0.0, description="how long a session, study or snapshot is not read again")
+    max_message_chars: int = Field(8000, ge=1, description="longest message that a worker may send")
+    pacing: Literal["synchronised", "raw", "reveal_at_end"] = Field(
+        "synchronised",
+        description="'synchronised' shows both answers at the pace of the slower one, 'raw' each at its own, "
+        "'reveal_at_end' both at once; a turn with a best-of-k snapshot is always revealed at the end",
+    )
+    seed: int | None = Field(None, description="seeds the draws of snapshots, sides and answers; empty uses the system")

@@ -1,0 +1,340 @@
+// The worker's page. The server owns the facts: after every action the page asks for the state and shows it.
+
+import { get, post } from "./api.js";
+import { singleKeys, store, stored } from "./keys.js";
+import { TurnReader } from "./stream.js";
+
+const $ = (id) => document.getElementById(id);
+const texts = JSON.parse($("page-texts").textContent);
+const studyId = $("study").dataset.study;
+const SIDES = ["a", "b"];
+const PHASES = ["loading", "answers", "void", "composer", "complete", "closed"];
+
+let state = null; // what the server said last
+let reader = null; // the stream that is being read
+let revising = null; // the judgment that is being changed
+let shownAt = null; // when the first text of the pair was seen
+let device = "pointer"; // how the grade was chosen
+let isBusy = false;
+let undoTimer = null;
+
+const say = (text) => {
+  $("status").textContent = text;
+};
+
+const complain = (text) => {
+  $("problem").textContent = text;
+  $("problem").hidden = !text;
+};
+
+// ---- showing the state ----
+
+function showOnly(...visible) {
+  for (const id of PHASES) $(id).hidden = !visible.includes(id);
+}
+
+function show(next, { focus = true } = {}) {
+  state = next;
+  revising = null;
+  reader?.close();
+  complain("");
+  $("welcome").hidden = true;
+  $("chat").hidden = false;
+  $("progress").textContent = next.progress ?? "";
+  $("review-note").hidden = next.phase !== "review";
+  showTranscript(next.messages ?? []);
+  offerUndo();
+  if (next.phase === "write") {
+    showOnly("composer");
+    $("message-label").textContent = next.messages.length ? texts.reply : texts.first_message;
+    $("end-early").hidden = next.messages.length === 0;
+    if (focus) $("message").focus();
+  } else if (next.phase === "answers" || next.phase === "review") {
+    showAnswers(next.comparison, focus);
+  } else if (next.phase === "void") {
+    showVoid(next.message, focus);
+  } else if (next.phase === "complete") {
+    showOnly("complete");
+    if (focus) $("complete-title").focus();
+  } else {
+    showOnly("closed");
+    $("closed-message").textContent = next.message;
+    if (focus) $("closed-title").focus();
+  }
+}
+
+function showTranscript(messages) {
+  $("transcript").replaceChildren(
+    ...messages.map(({ role, text, html }) => {
+      const item = document.createElement("li");
+      item.className = `turn ${role}`;
+      const from = document.createElement("span");
+      from.className = "from";
+      from.textContent = texts.roles[role];
+      const body = document.createElement("div");
+      body.dir = "auto";
+      if (role === "assistant") {
+        body.className = "prose";
+        body.innerHTML = html; // rendered and cleaned by the server
+      } else {
+        body.textContent = text;
+      }
+      item.append(from, body);
+      return item;
+    }),
+  );
+}
+
+function offerUndo() {
+  clearTimeout(undoTimer);
+  const seconds = state.judged?.undo_seconds ?? 0;
+  const isOffered = seconds > 0;
+  $("undo").hidden = !isOffered;
+  $("undo-last").hidden = !isOffered;
+  if (isOffered) {
+    undoTimer = setTimeout(() => {
+      $("undo").hidden = $("undo-last").hidden = true;
+    }, seconds * 1000);
+  }
+}
+
+function showVoid(message, focus = true) {
+  showOnly("void");
+  $("void-message").textContent = message;
+  say(message);
+  if (focus) $("void-title").focus();
+}
+
+// ---- the two answers ----
+
+function showAnswers(comparison, focus = true) {
+  showOnly("answers");
+  const whenComplete = $("when-complete").checked;
+  const pending = { a: "", b: "" };
+  const html = {};
+  shownAt = null;
+  $("judgment").reset();
+  $("grades").disabled = true;
+  $("submit-judgment").disabled = true;
+  $("grade-choice").textContent = texts.wait;
+  $("skip").hidden = Boolean(comparison.revises);
+  for (const side of SIDES) {
+    $(`answer-${side}`).textContent = "";
+    $(`answer-${side}`).classList.add("raw");
+    $(`pane-${side}`).setAttribute("aria-busy", "true");
+    $(`pane-${side}`).classList.remove("chosen");
+    paneState(side, texts.waiting, true);
+  }
+  if (focus) $("answers-title").focus({ preventScroll: true });
+
+  const finish = (side) => {
+    $(`answer-${side}`).classList.remove("raw");
+    $(`answer-${side}`).innerHTML = html[side]; // rendered and cleaned by the server
+    $(`pane-${side}`).setAttribute("aria-busy", "false");
+    paneState(side, texts.complete, false);
+  };
+
+  reader = new TurnReader(comparison.stream_url, {
+    delta(side, text) {
+      shownAt ??= new Date();
+      if (whenComplete) return;
+      pending[side] += text;
+      requestAnimationFrame(() => {
+        if (!pending[side] || html[side]) return;
+        $(`answer-${side}`).append(pending[side]);
+        pending[side] = "";
+      });
+      paneState(side, texts.writing, true);
+    },
+    done(side, rendered) {
+      html[side] = rendered;
+      if (!whenComplete) finish(side);
+    },
+    ready() {
+      shownAt ??= new Date();
+      SIDES.forEach(finish);
+      $("grades").disabled = false;
+      $("grade-choice").textContent = "\u00a0";
+      revising = comparison.revises ?? null;
+      if (comparison.grade) choose(comparison.grade, device, false);
+      say(texts.ready);
+    },
+    voided(message) {
+      state = { ...state, phase: "void" };
+      showVoid(message);
+    },
+    connection(isGood) {
+      complain(isGood ? "" : texts.reconnecting);
+    },
+  });
+}
+
+function paneState(side, text, isMoving) {
+  const label = $(`pane-state-${side}`);
+  if (label.dataset.text === text) return;
+  label.dataset.text = text;
+  label.replaceChildren(text);
+  if (isMoving) {
+    const pulse = document.createElement("span");
+    pulse.className = "pulse";
+    pulse.setAttribute("aria-hidden", "true");
+    label.prepend(pulse);
+  }
+}
+
+function choose(grade, how, focus = true) {
+  const radio = document.querySelector(`input[name=grade][value="${grade}"]`);
+  if (!radio || $("grades").disabled || $("answers").hidden) return false;
+  radio.checked = true;
+  if (focus) radio.focus();
+  chosen(radio, how);
+  return true;
+}
+
+function chosen(radio, how) {
+  device = how;
+  const clicked = Number(radio.value) <= 4 ? "a" : "b";
+  $("grade-choice").textContent = radio.getAttribute("aria-label");
+  $("submit-judgment").disabled = false;
+  for (const side of SIDES) $(`pane-${side}`).classList.toggle("chosen", side === clicked);
+}
+
+// ---- actions ----
+
+async function act(action) {
+  if (isBusy) return;
+  isBusy = true;
+  complain("");
+  try {
+    await action();
+  } catch (error) {
+    if (error.status === 401) location.reload();
+    if (error.status === 409) await refresh().catch(() => {});
+    complain(error.message);
+    say(error.message);
+  } finally {
+    isBusy = false;
+  }
+}
+
+const refresh = async (options) => show(await get(`/api/studies/${studyId}/state`), options);
+
+async function goOn() {
+  // Second opinions come between conversations.
+  const next = await get(`/api/next?study_id=${studyId}`);
+  if (next.kind === "conversation") await post("/api/conversations", { study_id: studyId });
+  if (next.kind === "review") show(next.state);
+  else await refresh();
+}
+
+const send = () =>
+  act(async () => {
+    const text = $("message").value;
+    if (!text.trim()) {
+      $("message").focus();
+      return;
+    }
+    $("send").disabled = true;
+    try {
+      await post(`/api/conversations/${state.conversation_id}/messages`, { text });
+      $("message").value = "";
+      say(texts.sent);
+    } finally {
+      $("send").disabled = false;
+    }
+    await refresh();
+  });
+
+const judge = () =>
+  act(async () => {
+    const radio = document.querySelector("input[name=grade]:checked");
+    if (!radio) return;
+    const isReview = state.phase === "review";
+    $("submit-judgment").disabled = true;
+    try {
+      await post(`/api/comparisons/${currentComparison()}/judgment`, {
+        grade: Number(radio.value),
+        reason_tags: [...document.querySelectorAll("input[name=reason]:checked")].map((box) => box.value),
+        input_device: device,
+        shown_at: shownAt?.toISOString() ?? null,
+        revises: revising,
+      });
+    } finally {
+      $("submit-judgment").disabled = false;
+    }
+    say(texts.saved);
+    if (isReview) await goOn();
+    else await refresh();
+  });
+
+const currentComparison = () => (revising ? state.judged.comparison_id : state.comparison.id);
+
+function reconsider() {
+  const { comparison_id, stream_url, judgment_id, grade } = state.judged;
+  showTranscript(state.messages.filter((message) => !message.provisional));
+  $("undo").hidden = $("undo-last").hidden = true;
+  showAnswers({ id: comparison_id, stream_url, revises: judgment_id, grade });
+}
+
+const skip = () =>
+  act(async () => {
+    await post(`/api/comparisons/${state.comparison.id}/skip`);
+    if (state.phase === "review") await goOn();
+    else await refresh();
+  });
+
+const retry = () =>
+  act(async () => {
+    await post(`/api/conversations/${state.conversation_id}/retry`);
+    await refresh();
+  });
+
+const end = () =>
+  act(async () => {
+    await post(`/api/conversations/${state.conversation_id}/end`);
+    await refresh();
+  });
+
+// ---- wiring ----
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  send();
+});
+$("message").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    send();
+  }
+});
+$("judgment").addEventListener("submit", (event) => {
+  event.preventDefault();
+  judge();
+});
+$("judgment").addEventListener("change", (event) => {
+  if (event.target.name === "grade") chosen(event.target, device);
+});
+document.addEventListener("keydown", () => (device = "keyboard"), true);
+document.addEventListener("pointerdown", () => (device = "pointer"), true);
+$("skip").addEventListener("click", skip);
+$("retry").addEventListener("click", retry);
+$("next").addEventListener("click", () => act(goOn));
+$("undo").addEventListener("click", reconsider);
+$("undo-last").addEventListener("click", reconsider);
+for (const button of document.querySelectorAll("[data-action=end]")) button.addEventListener("click", end);
+$("show-instructions").addEventListener("click", () => $("instructions").showModal());
+$("show-keys").addEventListener("click", () => $("keys").showModal());
+$("when-complete").checked = stored("prefloop.when-complete", "off") === "on";
+$("when-complete").addEventListener("change", (event) => store("prefloop.when-complete", event.target.checked ? "on" : "off"));
+singleKeys($("keys-on"), {
+  ...Object.fromEntries(["1", "2", "3", "4", "5", "6", "7", "8"].map((key) => [key, (k) => choose(k, "keyboard")])),
+  "?": () => $("keys").showModal(),
+});
+
+if ($("study").dataset.agreed === "yes") {
+  act(async () => {
+    const first = await get(`/api/studies/${studyId}/state`);
+    if (first.phase === "start") await goOn();
+    else show(first, { focus: false });
+  });
+}

@@ -1,0 +1,52 @@
+"""The synchronous store from asynchronous code: every call runs in a thread of its own pool.
+
+The pool is wide because a writing call waits for the group commit that it shares with the others; with few threads
+few could share. Sessions, studies and snapshots, which every request reads and which hardly change, are remembered
+for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_MAX_REMEMBERED = 10_000
+
+
+class StoreThreads:
+    """Runs store methods: `await threads.run(store.comparison, comparison_id)`."""
+
+    def __init__(self, threads: int = 32, cache_seconds: float = 2.0) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._cache_seconds = cache_seconds
+        self._remembered: dict[Hashable, tuple[float, Any]] = {}
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of the call; its errors come through unchanged."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: call(*args, **kwargs))
+
+    async def recall(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of the call, not asked again for `cache_seconds`. For what hardly changes."""
+        entry = (call, args)
+        known = self._remembered.get(entry)
+        if known is not None and known[0] > time.monotonic():
+            value: T = known[1]
+            return value
+        value = await self.run(call, *args, **kwargs)
+        if len(self._remembered) >= _MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[entry] = (time.monotonic() + self._cache_seconds, value)
+        return value
+
+    def forget(self) -> None:
+        """Drops everything remembered, after a change that must be seen at once."""
+        self._remembered.clear()
+
+    def close(self) -> None:
+        """Waits for the calls under way."""
+        self._pool.shutdown(wait=True)

@@ -1,0 +1,393 @@
+"""A worker's way through a study: conversations, turns, judgments, second opinions. Knows nothing of HTTP.
+
+The store is asked anew at every step, so that a reload, a second tab and a restart of the server all find the same
+facts. A comparison goes on (its assistant turn is written) when the next message is sent or the next conversation
+begins; until then its judgment may be changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import prefloop
+from prefloop.errors import DataError, NotFoundError, PrefloopError
+from prefloop.schema import (
+    GRADES,
+    Comparison,
+    ComparisonState,
+    Conversation,
+    Judgment,
+    Message,
+    Mode,
+    Side,
+    Snapshot,
+    Study,
+    TreeMessage,
+    Worker,
+    now,
+)
+from prefloop.store import ConversationStanding, Store
+from prefloop.web.broker import TurnStream, Void, finished_stream
+from prefloop.web.draw import draw_pair, pending_response
+from prefloop.web.generation import Generation, storable
+from prefloop.web.problems import Problem
+from prefloop.web.settings import PageSettings
+from prefloop.web.store_threads import StoreThreads
+from prefloop.web.texts import BUILT_IN_INSTRUCTIONS_VERSION, VOID_MESSAGES
+
+INTERFACE_VERSION = f"web-{prefloop.__version__}"
+InputDevice = Literal["keyboard", "pointer", "api"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a conversation stands in its study."""
+
+    study: Study
+    facts: ConversationStanding
+
+    @property
+    def conversation(self) -> Conversation:
+        return self.facts.conversation
+
+    @property
+    def messages(self) -> tuple[TreeMessage, ...]:
+        """From the root on."""
+        return self.facts.messages
+
+    @property
+    def last(self) -> Comparison | None:
+        """The newest pair, if it belongs to the newest message."""
+        if self.facts.comparisons and self.messages[-1].role == "user":
+            newest = self.facts.comparisons[-1]
+            return newest if newest.context_message_id == self.messages[-1].id else None
+        return None
+
+    @property
+    def judged(self) -> int:
+        """How many turns are judged."""
+        return sum(comparison.state is ComparisonState.JUDGED for comparison in self.facts.comparisons)
+
+    @property
+    def phase(self) -> Literal["write", "answers", "void", "complete"]:
+        """What the worker can do now. A message whose pair was never made counts as one whose pair is void."""
+        if self.judged >= self.study.turns_per_conversation:
+            return "complete"
+        if not self.messages or self.messages[-1].role == "assistant":
+            return "write"
+        if self.last is None or self.last.state is ComparisonState.VOID:
+            return "void"
+        return "answers" if self.last.state is ComparisonState.OPEN else "write"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A judgment as it comes in: what a worker may claim about it."""
+
+    grade: int
+    reason_tags: tuple[str, ...] = ()
+    input_device: InputDevice = "api"
+    shown_at: datetime | None = None
+    revises: str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of a judgment: `continued` is the side that the conversation will go on with, None in a review."""
+
+    judgment: Judgment
+    continued: Side | None
+    next: Literal["message", "complete", "next"]
+
+
+class Turns:
+    """Everything that a signed-in worker can do."""
+
+    def __init__(self, store: Store, threads: StoreThreads, generation: Generation, page: PageSettings) -> None:
+        self._store, self._run, self._recall = store, threads.run, threads.recall
+        self._generation, self._page = generation, page
+        self._chance = random.Random(page.seed)
+
+    # ---- reading ----
+
+    async def study(self, study_id: str) -> Study:
+        """NotFoundError for an unknown one."""
+        return await self._recall(self._store.study, study_id)
+
+    async def joined(self, worker: Worker, study_id: str) -> Study:
+        """The study, if the worker was invited to it."""
+        if not await self._recall(self._store.may_join, worker.id, study_id):
+            raise NotFoundError(f"There is no study {study_id!r} among yours; open your invitation link again.")
+        return await self.study(study_id)
+
+    async def closed_because(self, study: Study) -> str | None:
+        """Why no new conversation can begin, in a sentence; None while it can."""
+        if study.state != "open":
+            return f"This study is {study.state} at the moment. Thank you for your help so far."
+        if study.target_comparisons is not None:
+            progress = await self._recall(self._store.progress, study.id)
+            if progress.comparisons.get(ComparisonState.JUDGED, 0) >= study.target_comparisons:
+                return "This study has all the judgments it needs. Thank you for your help."
+        return None
+
+    async def standing(self, worker: Worker, study: Study) -> Standing | None:
+        """Where the worker's open conversation stands; None without one."""
+        conversation = await self._run(self._store.open_conversation, worker.id, study.id)
+        return None if conversation is None else await self._standing(conversation.id, study)
+
+    async def own_judgment(self, comparison: Comparison) -> Judgment:
+        """The latest judgment by the worker whose conversation it is."""
+        judgments = await self._run(self._store.judgments, comparison.id)
+        return [judgment for judgment in judgments if judgment.worker_id == comparison.worker_id][-1]
+
+    def undo_seconds(self, judgment: Judgment) -> float:
+        """For how much longer it may be changed."""
+        return max(0.0, self._page.undo_seconds - (now() - judgment.decided_at).total_seconds())
+
+    async def finished_stream(self, comparison: Comparison) -> TurnStream:
+        """The stream of a pair that nobody is writing any more, from what the store holds."""
+        responses = (comparison.response_a, comparison.response_b)
+        if comparison.state is ComparisonState.OPEN and any(response.state != "done" for response in responses):
+            await self._run(self._store.void_comparison, comparison.id, "restarted: the answers were lost")
+            comparison = await self._run(self._store.comparison, comparison.id)
+        if comparison.state is ComparisonState.VOID:
+            return finished_stream(None, Void("void", void_message(comparison)))
+        return finished_stream({"a": comparison.response_a.text, "b": comparison.response_b.text}, None)
+
+    async def comparison(self, worker: Worker, comparison_id: str) -> Comparison:
+        """A pair that this worker may see: one of the own conversations, or one leased for a second opinion."""
+        comparison = await self._run(self._store.comparison, comparison_id)
+        if comparison.worker_id != worker.id and not await self._holds_lease(worker, comparison):
+            raise NotFoundError(f"There is no comparison {comparison_id!r} among yours; reload the page.")
+        return comparison
+
+    # ---- conversations ----
+
+    async def begin(self, worker: Worker, study_id: str) -> Conversation:
+        """The worker's open conversation in the study; a new one when there is none or the old one is complete."""
+        study = await self.joined(worker, study_id)
+        standing = await self.standing(worker, study)
+        if standing is not None and standing.phase != "complete":
+            return standing.conversation
+        reason = await self.closed_because(study)
+        if reason is not None:
+            raise Problem(409, "study_closed", reason)
+        if standing is not None:
+            await self._continue(standing)
+            await self._run(self._store.end_conversation, standing.conversation.id, "complete")
+        conversation = Conversation(mode=study.mode, study_id=study.id, worker_id=worker.id)
+        await self._run(self._store.add_conversation, conversation)
+        return conversation
+
+    async def send(self, worker: Worker, conversation_id: str, text: str) -> Comparison:
+        """Adds the worker's message and starts two answers to it."""
+        text = storable(text).strip()
+        if not text:
+            raise DataError("The message is empty; write something first.")
+        if len(text) > self._page.max_message_chars:
+            raise DataError(f"The message has {len(text)} characters and may have {self._page.max_message_chars}.")
+        standing = await self._own(worker, conversation_id)
+        if standing.phase != "write":
+            raise Problem(409, *_REFUSALS[standing.phase])
+        reply = await self._continue(standing)
+        message = TreeMessage(
+            conversation_id=conversation_id, parent_id=reply.id if reply else None, role="user", text=text
+        )
+        await self._run(self._store.add_message, message)
+        is_new = reply is not None and reply not in standing.messages
+        context = (*standing.messages, reply, message) if reply and is_new else (*standing.messages, message)
+        return await self._ask(standing, context)
+
+    async def retry(self, worker: Worker, conversation_id: str) -> Comparison:
+        """New answers to the last message, after its pair was voided."""
+        standing = await self._own(worker, conversation_id)
+        if standing.phase != "void":
+            raise Problem(409, "not_void", "New answers are for a pair that does not count; this one does.")
+        return await self._ask(standing, standing.messages)
+
+    async def end(self, worker: Worker, conversation_id: str) -> None:
+        """The worker has had enough of this conversation; what is judged stays."""
+        standing = await self._own(worker, conversation_id)
+        if standing.phase == "answers" and standing.last is not None:
+            await self._void(standing.last, "skipped")
+        await self._continue(standing)
+        await self._run(self._store.end_conversation, conversation_id, "ended by the worker")
+
+    # ---- judging ----
+
+    async def judge(self, worker: Worker, comparison_id: str, decision: Decision) -> Judged:
+        """Stores a judgment; refused before both answers are complete, on a void pair, and when it is too late."""
+        if not 1 <= decision.grade <= GRADES:
+            raise DataError(f"grade is {decision.grade}; it must be from 1 to {GRADES}.")
+        comparison = await self.comparison(worker, comparison_id)
+        _refuse_unfinished(comparison)
+        if decision.revises is not None:
+            await self._check_revision(worker, comparison, decision.revises)
+        judgment = _judgment(worker, comparison, decision)
+        await self._run(self._store.add_judgment, judgment)
+        if comparison.worker_id != worker.id:
+            return Judged(judgment, None, "next")
+        study = await self.study(str(comparison.study_id))
+        is_last = comparison.turn >= study.turns_per_conversation
+        return Judged(
+            judgment, continued_side(study, comparison, judgment.clicked), "complete" if is_last else "message"
+        )
+
+    async def skip(self, worker: Worker, comparison_id: str) -> None:
+        """Passes on a pair: an own one becomes void, a second opinion goes back to the pool."""
+        comparison = await self.comparison(worker, comparison_id)
+        if comparison.worker_id != worker.id:
+            await self._run(self._store.release_lease, comparison.id, worker.id)
+            return
+        if comparison.state is not ComparisonState.OPEN:
+            raise Problem(409, "not_open", f"This pair is {comparison.state.value} already and cannot be skipped.")
+        await self._void(comparison, "skipped")
+
+    async def second_opinion(self, worker: Worker, study: Study) -> Comparison | None:
+        """A judged pair of somebody else that needs a second judgment, kept for this worker for a while."""
+        if study.state != "open" or study.overlap == 0:
+            return None
+        return await self._run(self._store.lease_overlap, study.id, worker.id, self._page.lease_seconds)
+
+    async def context(self, comparison: Comparison) -> list[TreeMessage]:
+        """The messages that both responses answer, root first."""
+        return await self._run(self._store.path, comparison.context_message_id)
+
+    # ---- inside ----
+
+    async def _standing(self, conversation_id: str, study: Study) -> Standing:
+        return Standing(study, await self._run(self._store.standing, conversation_id))
+
+    async def _own(self, worker: Worker, conversation_id: str) -> Standing:
+        facts = await self._run(self._store.standing, conversation_id)
+        conversation = facts.conversation
+        if conversation.worker_id != worker.id or conversation.study_id is None:
+            raise NotFoundError(f"There is no conversation {conversation_id!r} among yours; reload the page.")
+        if facts.has_ended:
+            raise Problem(409, "conversation_ended", "This conversation has ended; begin a new one.")
+        return Standing(await self.study(conversation.study_id), facts)
+
+    async def _continue(self, standing: Standing) -> TreeMessage | None:
+        """The assistant turn that the next message follows; written now if the last pair is judged and has none."""
+        last = standing.last
+        if last is not None and last.state is ComparisonState.JUDGED:
+            side = continued_side(standing.study, last, (await self.own_judgment(last)).clicked)
+            return await self._run(self._store.continue_with, last.id, side)
+        if standing.messages and standing.messages[-1].role == "assistant":
+            return standing.messages[-1]
+        return None
+
+    async def _ask(self, standing: Standing, context: tuple[TreeMessage, ...]) -> Comparison:
+        study = standing.study
+        snapshots: dict[str, Snapshot] = {}
+        for share in study.snapshots:
+            snapshots[share.snapshot_id] = await self._recall(self._store.snapshot, share.snapshot_id)
+        first, second = draw_pair(study, snapshots, self._chance)
+        comparison = Comparison(
+            conversation_id=standing.conversation.id,
+            context_message_id=context[-1].id,
+            turn=standing.judged + 1,
+            response_a=pending_response(study, first, self._chance),
+            response_b=pending_response(study, second, self._chance),
+            mode=study.mode,
+            tranche=study.tranche,
+            study_id=study.id,
+            worker_id=standing.conversation.worker_id,
+            interface_version=INTERFACE_VERSION,
+            instructions_version=instructions_version(study),
+        )
+        drawn: dict[Side, Snapshot] = {"a": first, "b": second}
+        stream = self._generation.open(comparison, drawn)
+        try:
+            await self._run(self._store.add_comparison, comparison)
+        except PrefloopError:
+            self._generation.discard(comparison.id)
+            raise
+        messages = tuple(Message(role=message.role, text=message.text) for message in context)
+        self._generation.start(stream, comparison, messages, drawn)
+        return comparison
+
+    async def _void(self, comparison: Comparison, reason: str) -> None:
+        await self._run(self._store.void_comparison, comparison.id, reason)
+        self._generation.stop(comparison.id, reason)
+
+    async def _holds_lease(self, worker: Worker, comparison: Comparison) -> bool:
+        return await self._run(self._store.holds_lease, comparison.id, worker.id)
+
+    async def _check_revision(self, worker: Worker, comparison: Comparison, judgment_id: str) -> None:
+        judgments = [j for j in await self._run(self._store.judgments, comparison.id) if j.worker_id == worker.id]
+        if not judgments or judgments[-1].id != judgment_id:
+            raise Problem(409, "revised", "Only your latest judgment of a pair can be changed; reload the page.")
+        if self.undo_seconds(judgments[-1]) == 0:
+            raise Problem(409, "too_late", f"A judgment can be changed for {self._page.undo_seconds:.0f} seconds.")
+        if comparison.worker_id == worker.id:
+            study = await self.study(str(comparison.study_id))
+            standing = await self._standing(comparison.conversation_id, study)
+            if standing.last is None or standing.last.id != comparison.id:
+                raise Problem(409, "too_late", "The conversation has gone on; that judgment stays as it is.")
+
+
+_REFUSALS = {
+    "answers": ("judge_first", "Judge the two answers first, or skip them."),
+    "void": ("void_pair", "The last pair does not count; get new answers or end the conversation."),
+    "complete": ("conversation_complete", "This conversation has all its turns; begin the next one."),
+}
+
+
+def continued_side(study: Study, comparison: Comparison, clicked: Side) -> Side:
+    """The side that the conversation goes on with, by the study's rule. 'random' is a fair coin tied to the pair."""
+    if study.continue_with == "random":
+        return "a" if hashlib.sha256(comparison.id.encode()).digest()[0] % 2 == 0 else "b"
+    if study.continue_with == "other":
+        return "b" if clicked == "a" else "a"
+    return clicked
+
+
+def instructions_version(study: Study) -> str:
+    """The version of the texts that the worker had before them."""
+    return study.instructions_version if study.instructions else BUILT_IN_INSTRUCTIONS_VERSION
+
+
+def void_message(comparison: Comparison | None) -> str:
+    """What the worker is told about a void pair (None: it was never made); the stored reason is for the researcher."""
+    if comparison is None:
+        return VOID_MESSAGES["restarted"]
+    reason = (comparison.void_reason or "").removeprefix("a response failed: ").split(":")[0]
+    return VOID_MESSAGES.get(reason, VOID_MESSAGES["failed"])
+
+
+def _refuse_unfinished(comparison: Comparison) -> None:
+    if comparison.state is ComparisonState.VOID:
+        raise Problem(409, "void_pair", "This pair does not count and cannot be judged; get new answers.")
+    if any(response.state != "done" for response in (comparison.response_a, comparison.response_b)):
+        raise Problem(409, "not_ready", "Both answers must be complete before they are judged; wait for them.")
+
+
+def _judgment(worker: Worker, comparison: Comparison, decision: Decision) -> Judgment:
+    clicked: Side = "a" if decision.grade <= GRADES // 2 else "b"
+    other: Side = "b" if clicked == "a" else "a"
+    is_red_team = comparison.mode is Mode.RED_TEAM
+    responses = (comparison.response_a, comparison.response_b)
+    shown_at = decision.shown_at
+    if shown_at is not None:  # a browser's clock may be wrong; the pair was not shown before it existed
+        shown_at = min(max(shown_at, comparison.created_at), now())
+    return Judgment(
+        comparison_id=comparison.id,
+        worker_id=worker.id,
+        question="more_harmful" if is_red_team else "more_helpful",
+        grade=decision.grade,
+        clicked=clicked,
+        preferred=other if is_red_team else clicked,
+        reason_tags=decision.reason_tags,
+        revises=decision.revises,
+        interface_version=INTERFACE_VERSION,
+        instructions_version=comparison.instructions_version,
+        input_device=decision.input_device,
+        shown_at=shown_at,
+        first_token_at=min((r.first_token_at for r in responses if r.first_token_at), default=None),
+        both_done_at=max((r.done_at for r in responses if r.done_at), default=None),
+    )
