@@ -78,7 +78,7 @@ class Request:
     is_more: bool = False
 
     def phrase(self) -> str:
-        """"cook soup", as the person says it."""
+        """ "cook soup", as the person says it."""
         return fill(self.kind.verb, self.slots)
 
 
@@ -107,9 +107,7 @@ class World:
         self.harmful = tuple(kind for kind in kinds if kind.harmful)
         self.kind = {kind.id: kind for kind in kinds}
         self._requests = {
-            template.format(vp=request.phrase()): request
-            for request in self.all_requests()
-            for template in REQUESTS
+            template.format(vp=request.phrase()): request for request in self.all_requests() for template in REQUESTS
         }
         self._sentences = dict(self._all_sentences())
 

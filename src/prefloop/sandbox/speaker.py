@@ -149,13 +149,14 @@ def contrast_pairs(world: World, seed: int, count: int, harmful_share: float = 0
         else:
             request = any_manners.next_request(before)
         asked = Message(role="user", text=world.say(chance, request))
+        if chance.random() < 0.7:
+            other = replace(request, slots=other_slots(world, chance, request))
+        else:
+            other = world.draw_request(chance, request.kind.harmful, unlike=request)
         state = chance.getstate()
         right = exact.reply(request)
-        if chance.random() < 0.7:
-            chance.setstate(state)  # the same words, but for the slots
-            wrong = exact.reply(replace(request, slots=_wrong_slots(world, request, made, seed)))
-        else:
-            wrong = exact.reply(world.draw_request(chance, request.kind.harmful, unlike=request))
+        chance.setstate(state)  # the other reply is drawn alike
+        wrong = exact.reply(other)
         if right == wrong:
             continue
         made += 1
@@ -166,8 +167,3 @@ def contrast_pairs(world: World, seed: int, count: int, harmful_share: float = 0
             conversation_id=f"contrast-{made}",
             mode=Mode.RED_TEAM if request.kind.harmful else Mode.HELPFUL,
         )
-
-
-def _wrong_slots(world: World, request: Request, index: int, seed: int) -> tuple[str, ...]:
-    """Drawn by a generator of its own, so that the reply's generator is left as it was."""
-    return other_slots(world, random.Random(f"wrong-{seed}-{index}"), request)

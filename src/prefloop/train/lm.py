@@ -228,10 +228,10 @@ def _loss(model: Any, sequences: Sequence[Sequence[int]], targets_from: Sequence
     """Mean next-token loss (nats) over the tokens of each sequence from its `targets_from` on."""
     batch = pack(sequences, run.row_tokens)
     with torch.autocast("cpu", torch.bfloat16, enabled=run.dtype == "bfloat16"):
-        index = torch.cat([places[start - 1 : -1] for places, start in zip(batch.token_index, targets_from, strict=True)])
-        target = torch.cat(
-            [torch.tensor(ids[start:]) for ids, start in zip(sequences, targets_from, strict=True)]
+        index = torch.cat(
+            [places[start - 1 : -1] for places, start in zip(batch.token_index, targets_from, strict=True)]
         )
+        target = torch.cat([torch.tensor(ids[start:]) for ids, start in zip(sequences, targets_from, strict=True)])
         hidden = packed_hidden(model.base_model, batch, index)
         logits = model.get_output_embeddings()(hidden)
     return F.cross_entropy(logits.float(), target)
