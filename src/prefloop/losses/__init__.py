@@ -8,7 +8,6 @@ from prefloop.losses.kl import SequenceKL, k1, k3, sequence_kl, token_rewards
 from prefloop.losses.masked import masked_mean
 from prefloop.losses.ppo import (
     PolicyLoss,
-    TokenLogps,
     ValueLoss,
     explained_variance,
     policy_loss,
@@ -21,7 +20,6 @@ __all__ = [
     "Advantages",
     "PolicyLoss",
     "SequenceKL",
-    "TokenLogps",
     "ValueLoss",
     "explained_variance",
     "generalised_advantages",

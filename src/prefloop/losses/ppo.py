@@ -21,13 +21,6 @@ from torch import Tensor
 from prefloop.losses.kl import MAX_LOG_RATIO, k3
 
 
-class TokenLogps(NamedTuple):
-    """What one position's logits say of the token that was chosen there."""
-
-    logps: Float[Tensor, " tokens"]
-    entropies: Float[Tensor, " tokens"]  # of the whole distribution, nats, without gradient
-
-
 class PolicyLoss(NamedTuple):
     """`loss` has the gradient; the rest are plain sums over the mask, for metrics."""
 
@@ -44,19 +37,10 @@ class ValueLoss(NamedTuple):
     clipped_tokens: Float[Tensor, ""]
 
 
-def token_logps(
-    logits: Float[Tensor, "tokens vocabulary"], ids: Int[Tensor, " tokens"], with_entropy: bool = True
-) -> TokenLogps:
+def token_logps(logits: Float[Tensor, "tokens vocabulary"], ids: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
     """Log-probability of each chosen id by logsumexp and gather, in at least fp32; no softmax is kept."""
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    normalisers = logits.logsumexp(-1)
-    logps = logits.gather(-1, ids[:, None]).squeeze(-1) - normalisers
-    if not with_entropy:
-        return TokenLogps(logps, torch.full_like(normalisers.detach(), torch.nan))
-    with torch.no_grad():  # H = log Z - sum of p * logit
-        probabilities = (logits - normalisers[:, None]).exp_()
-        entropies = normalisers - torch.linalg.vecdot(probabilities, logits)
-    return TokenLogps(logps, entropies)
+    return logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 def policy_loss(

@@ -1,0 +1,192 @@
+"""Replies as token ids after prompts: their log-probabilities under a policy, their scores under a PM.
+
+Prompts that several replies share are computed once (through the trie), the language-model head runs on response
+positions alone, and no vocabulary logits outlive a forward. Knows no training.
+
+Legend
+    episode   one prompt and one reply
+    token     the response tokens of several episodes in a flat row, episode after episode
+    response  the tokens of one episode in a right-padded row (see `padded`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prefloop.errors import DataError, ModelError
+from prefloop.losses import token_logps
+from prefloop.models.preference import PreferenceModel
+from prefloop.models.trie import PackedBatch, pack, packed_hidden
+from prefloop.render import Renderer
+from prefloop.schema import Message, Sample
+
+__all__ = [
+    "PackedResponses",
+    "Prompt",
+    "all_logps",
+    "encode_prompts",
+    "pack_responses",
+    "padded",
+    "response_logps",
+    "same_tokens",
+    "score_replies",
+    "token_parts",
+]
+
+
+class Prompt(NamedTuple):
+    """A context that a policy answers, as messages and as ids."""
+
+    messages: tuple[Message, ...]
+    ids: list[int]
+
+
+def encode_prompts(renderer: Renderer, prompts: Sequence[Sequence[Message]], room_tokens: int) -> list[Prompt]:
+    """Contexts with at most `room_tokens` ids each; the oldest turns go where one is longer.
+
+    Errors:
+        DataError: no prompts, one that does not end with the person, or a last turn that alone is too long.
+    """
+    if not prompts:
+        raise DataError("There are 0 prompts; give at least 1.")
+    encoded = []
+    for index, messages in enumerate(prompts):
+        if not messages or messages[-1].role == "assistant":
+            raise DataError(f"Prompt {index} does not end with a user turn, so there is nothing to answer; drop it.")
+        encoded.append(Prompt(tuple(messages), renderer.fit(messages, room_tokens).ids))
+    return encoded
+
+
+@dataclass(frozen=True)
+class PackedResponses:
+    """Episodes as tries. `at` are the flat places whose hidden states predict the response tokens `ids`."""
+
+    batch: PackedBatch
+    at: Int[Tensor, " token"]
+    ids: Int[Tensor, " token"]
+
+    def to(self, device: torch.device | str) -> PackedResponses:
+        """The same on another device."""
+        return PackedResponses(self.batch.to(device), self.at.to(device), self.ids.to(device))
+
+
+def pack_responses(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], row_tokens: int
+) -> PackedResponses:
+    """Packs episodes. The last token of a reply is predicted and never read, so it is not computed.
+
+    Errors:
+        DataError: a reply without tokens.
+    """
+    if not all(responses):
+        raise DataError("A reply has 0 tokens, so there is nothing to predict; sample at least 1.")
+    sequences = [[*prompt, *response[:-1]] for prompt, response in zip(prompts, responses, strict=True)]
+    batch = pack(sequences, row_tokens)
+    places = [index[len(prompt) - 1 :] for index, prompt in zip(batch.token_index, prompts, strict=True)]
+    return PackedResponses(batch, torch.cat(places), torch.tensor([token for ids in responses for token in ids]))
+
+
+def response_logps(policy: Any, packed: PackedResponses) -> Float[Tensor, " token"]:
+    """Log-probabilities (temperature 1) of the response tokens under a causal LM. Differentiable."""
+    hidden = packed_hidden(policy.base_model, packed.batch, packed.at)  # (token, hidden)
+    return token_logps(policy.get_output_embeddings()(hidden), packed.ids)
+
+
+@torch.no_grad()
+def all_logps(
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    row_tokens: int,
+    tokens_per_forward: int,
+) -> Float[Tensor, " token"]:
+    """Log-probabilities of all response tokens, without gradient, in parts of bounded size; on the CPU."""
+    device = next(policy.parameters()).device
+    parts = []
+    for part in token_parts(prompts, responses, tokens_per_forward):
+        packed = pack_responses([prompts[i] for i in part], [responses[i] for i in part], row_tokens).to(device)
+        parts.append(response_logps(policy, packed).cpu())
+    return torch.cat(parts)
+
+
+def token_parts(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], tokens: int
+) -> Iterator[list[int]]:
+    """Runs of neighbouring episodes with at most `tokens` tokens, equal prompts counted once; a longer one is alone."""
+    part: list[int] = []
+    used = 0
+    for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        needed = len(response) + (0 if part and prompts[part[-1]] is prompt else len(prompt))
+        if part and used + needed > tokens:
+            yield part
+            part, used, needed = [], 0, len(prompt) + len(response)
+        part.append(index)
+        used += needed
+    if part:
+        yield part
+
+
+def padded(
+    values: Float[Tensor, " token"], is_response: Bool[Tensor, "batch response"]
+) -> Float[Tensor, "batch response"]:
+    """Flat tokens back in right-padded rows, 0 outside the mask."""
+    rows = torch.zeros(is_response.shape, dtype=values.dtype, device=values.device)
+    rows[is_response] = values
+    return rows
+
+
+def same_tokens(one: Renderer, other: Renderer) -> bool:
+    """True where both renderers write a conversation with the same ids, so that ids need no decoding between them."""
+    probe = [Message(role="user", text="A probe, of 2 turns."), Message(role="assistant", text="Fine!")]
+    return (
+        one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+        and one.end_id == other.end_id
+        and one.conversation(probe).ids == other.conversation(probe).ids
+    )
+
+
+def score_replies(
+    preference_model: PreferenceModel, renderer: Renderer, prompts: Sequence[Prompt], samples: Sequence[Sample]
+) -> list[float]:
+    """Raw PM scores of sampled replies, read at the end token; a reply that was cut off is closed with one.
+
+    Where PM and policy share a tokenizer the sampled ids are scored as they are, otherwise their text.
+
+    Args:
+        renderer: of the policy that sampled.
+
+    Errors:
+        ModelError: a score is not a finite number.
+    """
+    if same_tokens(preference_model.renderer, renderer):
+        end = renderer.end_id
+        sequences = [
+            prompt.ids + (sample.ids if sample.ids[-1:] == [end] else [*sample.ids, end])
+            for prompt, sample in zip(prompts, samples, strict=True)
+        ]
+        if (longest := max(map(len, sequences))) > preference_model.max_tokens:
+            raise ModelError(
+                f"A prompt with its reply has {longest} tokens and the preference model reads "
+                f"{preference_model.max_tokens}; lower max_response_tokens or train one with a longer window."
+            )
+        scores = preference_model.score_ids(sequences)
+    else:
+        scores = preference_model.score(
+            [
+                (*prompt.messages, Message(role="assistant", text=renderer.decode(sample.ids)))
+                for prompt, sample in zip(prompts, samples, strict=True)
+            ]
+        )
+    broken = next((score for score in scores if not abs(score) < float("inf")), None)
+    if broken is not None:
+        raise ModelError(
+            f"The preference model gives the score {broken}; its weights are damaged or overflow, train it again."
+        )
+    return scores

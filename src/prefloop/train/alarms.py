@@ -1,0 +1,96 @@
+"""Alarms of a policy run: what a row of metrics says is going wrong, and why. Knows numbers alone, no model.
+
+An alarm is raised when its condition begins to hold and again only after it has stopped holding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from prefloop.schema import Interval
+
+RATIO_ERROR_LIMIT = {"float32": 1e-2, "bfloat16": 0.5}
+"""How far a probability ratio may be from 1 before the first step on a batch, by the dtype of the update."""
+LENGTH_FACTOR = 2.0
+STOPPED_LOSS = 0.3
+ENTROPY_FACTOR = 0.25
+KL_ROUNDING = 1e-2
+"""Nats a reply that rounding may take off: log-probabilities carry errors of about 1e-6 in fp32, 1e-2 in bf16."""
+
+
+class Alarm(NamedTuple):
+    """`name` is a word for programs, `reason` one sentence for people."""
+
+    name: str
+    reason: str
+
+
+class Alarms:
+    """Watches the rows of one run.
+
+    Args:
+        start_tokens, start_stopped: mean length and share of ended replies of the starting policy.
+        dtype: of the updates.
+        state: of an earlier `state()`, where a run is resumed.
+    """
+
+    def __init__(
+        self, start_tokens: Interval, start_stopped: Interval, dtype: str, state: Mapping[str, Any] | None = None
+    ) -> None:
+        self._start_tokens, self._start_stopped = start_tokens.value, start_stopped.value
+        self._ratio_limit = RATIO_ERROR_LIMIT[dtype]
+        self._first_entropy: float | None = None if state is None else state["first_entropy"]
+        self._holding: set[str] = set() if state is None else set(state["holding"])
+        self.reasons: list[str] = [] if state is None else list(state["reasons"])
+
+    def check(self, row: Mapping[str, float]) -> list[Alarm]:
+        """The alarms that begin with this row."""
+        if self._first_entropy is None:
+            self._first_entropy = row["policy/entropy"]
+        found = list(self._conditions(row))
+        begun = [alarm for alarm in found if alarm.name not in self._holding]
+        self._holding = {alarm.name for alarm in found}
+        self.reasons += [f"{alarm.name} at {row['episodes']:,} episodes: {alarm.reason}" for alarm in begun]
+        return begun
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs, as JSON values."""
+        return {"first_entropy": self._first_entropy, "holding": sorted(self._holding), "reasons": self.reasons}
+
+    def _conditions(self, row: Mapping[str, float]) -> Iterator[Alarm]:
+        ratio_error = row.get("policy/ratio_first_error", 0.0)
+        if ratio_error > self._ratio_limit:
+            yield Alarm(
+                "ratio_not_one",
+                f"before the first step on a batch a probability ratio is {ratio_error:.2g} away from 1 (limit "
+                f"{self._ratio_limit:g}): sampling and training compute different log-probabilities; sample at "
+                "temperature 1 without top-p or top-k, from the same weights and dtype.",
+            )
+        kl, error = row["kl/k1"], row["kl/k1_standard_error"]
+        if kl + 3 * error < -KL_ROUNDING:
+            yield Alarm(
+                "negative_kl",
+                f"the KL estimate is {kl:.3g} nats a reply, more than 3 standard errors ({error:.2g}) below 0, which "
+                "no policy can be: the replies were not drawn from the policy that scored them.",
+            )
+        tokens, stopped = row["reply/tokens"], row["reply/stopped"]
+        if tokens > LENGTH_FACTOR * self._start_tokens:
+            yield Alarm(
+                "exploding_length",
+                f"replies have {tokens:.0f} tokens on average, the start's {self._start_tokens:.0f}: the preference "
+                "model may reward length; look at its accuracy on pairs where the longer reply lost.",
+            )
+        if stopped < self._start_stopped - STOPPED_LOSS:
+            yield Alarm(
+                "replies_do_not_stop",
+                f"{stopped:.0%} of the replies end by themselves, {self._start_stopped:.0%} did at the start; raise "
+                "no_end_penalty or max_response_tokens.",
+            )
+        entropy = row["policy/entropy"]
+        if self._first_entropy is not None and entropy < ENTROPY_FACTOR * self._first_entropy:
+            yield Alarm(
+                "collapsed_entropy",
+                f"the policy's entropy is {entropy:.2g} nats a token, {self._first_entropy:.2g} in the first batch: it "
+                "says nearly one thing; raise kl_coefficient, lower learning_rate, or deploy an earlier snapshot.",
+            )

@@ -1,0 +1,117 @@
+"""The report of a policy run: scores against samples and against sqrt(KL), and how the run behaved.
+
+Knows the rows of metrics and the snapshots, no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefloop.report import Marker, Report, Series, Tile, line_plot
+from prefloop.runs import RunFolder
+from prefloop.schema import Interval
+from prefloop.train.snapshots import PolicySnapshot
+
+_CURVES = (
+    ("kl/k1", "KL to the reference", "KL (nats per reply)"),
+    ("reply/tokens", "Reply length", "tokens per reply"),
+    ("policy/entropy", "Entropy of the policy", "entropy (nats per token)"),
+    ("policy/clip_fraction", "Clipped ratios", "share of response tokens"),
+    ("value/explained_variance", "Explained variance of the value model", "share of the returns' variance"),
+)
+
+
+def write_report(
+    folder: RunFolder, name: str, snapshots: Sequence[PolicySnapshot], best: PolicySnapshot, alarms: Sequence[str]
+) -> Path:
+    """Writes `folder/report.html` and the same facts as `report.json`; returns the page's path."""
+    report = Report(
+        f"Policy run {name}",
+        f"{len(snapshots) - 1} snapshots of a policy trained against a preference model (PM) and watched by a PM that "
+        "training never sees. Intervals are 95%, over evaluation prompts.",
+    )
+    start = snapshots[0]
+    report.tiles(
+        [
+            Tile("snapshot to deploy", f"{best.episodes:,} episodes", "best held-out PM score"),
+            Tile("held-out PM score", best.score_held_out, f"start {start.score_held_out.value:.2f}"),
+            Tile("KL to the start", best.kl, "nats per reply"),
+            Tile("alarms", len(alarms), tone="warning" if alarms else "good"),
+        ]
+    )
+    if alarms:
+        report.section("Alarms").bullets(alarms)
+    report.section("Preference-model scores", "Scores are raw: two PMs' scores differ by scale and by a constant.")
+    marker_label = "snapshot to deploy"
+    report.plot(
+        line_plot(
+            _scores(snapshots, lambda snapshot: snapshot.episodes),
+            title="Score against training",
+            x_label="RL samples (episodes)",
+            y_label="mean score",
+            marker=Marker(best.episodes, marker_label),
+        ),
+        "Where the PM that is trained against goes on rising and the held-out one does not, the policy fools its PM.",
+    )
+    report.plot(
+        line_plot(
+            _scores(sorted(snapshots, key=root_kl), root_kl),
+            title="Score against distance",
+            x_label="sqrt(KL to the reference) (square root of nats)",
+            y_label="mean score",
+            marker=Marker(root_kl(best), marker_label),
+        ),
+        "Early in training the score rises about linearly with sqrt(KL) (paper 4.3).",
+    )
+    rows = [row for row in folder.metrics() if "score/train" in row]
+    report.section("The run", "Each point is one batch of replies, as sampled in training.")
+    for metric, title, label in _CURVES:
+        points = [(row["episodes"], row[metric]) for row in rows if math.isfinite(row.get(metric, math.nan))]
+        if points:
+            line = Series(title, [float(x) for x, _ in points], [y for _, y in points])
+            report.plot(line_plot([line], title=title, x_label="RL samples (episodes)", y_label=label))
+    report.section("Snapshots").table(
+        ["episodes", "train PM", "held-out PM", "known preference", "KL (nats)", "tokens", "share that ended"],
+        [_row(snapshot) for snapshot in snapshots],
+    )
+    return report.write(folder.path / "report.html")
+
+
+def root_kl(snapshot: PolicySnapshot) -> float:
+    """sqrt of the KL estimate; an estimate below 0 counts as 0."""
+    return math.sqrt(max(snapshot.kl.value, 0.0))
+
+
+def _scores(snapshots: Sequence[PolicySnapshot], at: Callable[[PolicySnapshot], float]) -> list[Series]:
+    def series(name: str, values: Sequence[Interval]) -> Series:
+        return Series(
+            name,
+            [float(at(snapshot)) for snapshot in snapshots],
+            [value.value for value in values],
+            [value.low for value in values],
+            [value.high for value in values],
+        )
+
+    lines = [
+        series("PM trained against", [snapshot.score_train for snapshot in snapshots]),
+        series("held-out PM", [snapshot.score_held_out for snapshot in snapshots]),
+    ]
+    golden = [snapshot.score_gold for snapshot in snapshots if snapshot.score_gold is not None]
+    if len(golden) == len(snapshots):
+        lines.append(series("known preference", golden))
+    return lines
+
+
+def _row(snapshot: PolicySnapshot) -> list[Any]:
+    return [
+        snapshot.episodes,
+        snapshot.score_train,
+        snapshot.score_held_out,
+        snapshot.score_gold,
+        snapshot.kl,
+        snapshot.reply_tokens,
+        snapshot.stopped,
+    ]

@@ -1,0 +1,229 @@
+"""The optimiser steps that PPO takes on one batch: the policy's and the value model's. Knows no sampling.
+
+The two models share nothing, so their updates are two independent jobs over the same plan of minibatches.
+Sizes and legend as in `rollout`; losses are normalised by the response tokens of the whole minibatch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prefloop.errors import TrainingError
+from prefloop.losses import policy_loss, value_loss
+from prefloop.models.checkpoint import Checkpoint, load_optimizer_state, optimizer_state
+from prefloop.models.responses import PackedResponses, pack_responses, response_logps, token_parts
+from prefloop.models.value import ValueModel
+from prefloop.train.rollout import Budget, Rollout
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What both updates learn from; all (batch, response), the advantages whitened."""
+
+    is_response: Bool[Tensor, "batch response"]
+    logp_rollout: Float[Tensor, "batch response"]
+    values_rollout: Float[Tensor, "batch response"]
+    advantages: Float[Tensor, "batch response"]
+    returns: Float[Tensor, "batch response"]
+
+    def flat(self, name: str, episodes: Int[Tensor, " episode"], device: torch.device) -> Float[Tensor, " token"]:
+        """One of the fields as a flat row of the response tokens of some episodes."""
+        rows: Tensor = getattr(self, name)[episodes]
+        return rows[self.is_response[episodes]].to(device)
+
+
+class MicroBatch(NamedTuple):
+    """What one forward computes."""
+
+    packed: PackedResponses
+    episodes: Int[Tensor, " episode"]
+
+
+class MiniBatch(NamedTuple):
+    """What one optimiser step learns from."""
+
+    parts: list[MicroBatch]
+    tokens: int  # response tokens
+
+
+class PolicyUpdate(NamedTuple):
+    """Means over all response tokens of all steps, and the largest |ratio - 1| before the first step."""
+
+    loss: float
+    clip_fraction: float
+    moved_kl: float
+    gradient_norm: float
+    ratio_first_error: float
+
+
+class ValueUpdate(NamedTuple):
+    """Means over all steps."""
+
+    loss: float
+    clip_fraction: float
+    gradient_norm: float
+
+
+def plan_minibatches(
+    rollout: Rollout, epochs: int, minibatches: int, budget: Budget, seed: int, device: torch.device
+) -> list[MiniBatch]:
+    """The minibatches of all epochs in order. Samples of one prompt stay together, so that it is computed once."""
+    groups: list[list[int]] = []
+    for episode, prompt in enumerate(rollout.prompts):
+        if groups and rollout.prompts[groups[-1][-1]] is prompt:
+            groups[-1].append(episode)
+        else:
+            groups.append([episode])
+    generator = np.random.default_rng(seed)
+    plan = []
+    for _ in range(epochs):
+        for part in np.array_split(generator.permutation(len(groups)), min(minibatches, len(groups))):
+            plan.append(_minibatch(rollout, [episode for group in part for episode in groups[group]], budget, device))
+    return plan
+
+
+class Learner:
+    """Policy and value model with their optimisers.
+
+    Args:
+        policy: a causal LM, trained in place.
+        autocast: makes the context of each forward.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        value: ValueModel,
+        *,
+        clip: float,
+        value_clip: float | None,
+        max_gradient_norm: float,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.policy, self.value = policy, value
+        self._clip, self._value_clip, self._max_gradient_norm = clip, value_clip, max_gradient_norm
+        self._autocast = autocast
+        self._optimizers = {
+            "policy": torch.optim.Adam(policy.parameters(), lr=0.0, eps=1e-5),
+            "value": torch.optim.Adam(value.parameters(), lr=0.0, eps=1e-5),
+        }
+
+    def update_policy(self, plan: Sequence[MiniBatch], batch: TrainingBatch, learning_rate: float) -> PolicyUpdate:
+        """One step a minibatch.
+
+        Errors:
+            TrainingError: a loss or a gradient is not finite; the weights are those of the step before.
+        """
+        device = next(self.policy.parameters()).device
+        loss_sum = clipped = moved = norm_sum = ratio_first_error = 0.0
+        for step, minibatch in enumerate(plan):
+            loss = 0.0
+            for packed, episodes in minibatch.parts:
+                with self._autocast():
+                    logps = response_logps(self.policy, packed)
+                terms = policy_loss(
+                    logps,
+                    batch.flat("logp_rollout", episodes, device),
+                    batch.flat("advantages", episodes, device),
+                    torch.ones_like(logps, dtype=torch.bool),
+                    self._clip,
+                    minibatch.tokens,
+                )
+                terms.loss.backward()  # type: ignore[no-untyped-call]
+                loss += terms.loss.item()
+                clipped += terms.clipped_tokens.item()
+                moved += terms.moved_kl.item()
+                if step == 0:
+                    ratio_first_error = max(ratio_first_error, terms.ratio_error.item())
+            norm_sum += self._step("policy", loss, learning_rate)
+            loss_sum += loss
+        tokens = sum(minibatch.tokens for minibatch in plan)
+        return PolicyUpdate(
+            loss_sum / len(plan), clipped / tokens, moved / tokens, norm_sum / len(plan), ratio_first_error
+        )
+
+    def update_value(self, plan: Sequence[MiniBatch], batch: TrainingBatch, learning_rate: float) -> ValueUpdate:
+        """One step a minibatch.
+
+        Errors:
+            TrainingError: a loss or a gradient is not finite; the weights are those of the step before.
+        """
+        device = self.value.head.weight.device
+        loss_sum = clipped = norm_sum = 0.0
+        for minibatch in plan:
+            loss = 0.0
+            for packed, episodes in minibatch.parts:
+                with self._autocast():
+                    values = self.value(packed)
+                terms = value_loss(
+                    values,
+                    batch.flat("values_rollout", episodes, device),
+                    batch.flat("returns", episodes, device),
+                    torch.ones_like(values, dtype=torch.bool),
+                    self._value_clip,
+                    minibatch.tokens,
+                )
+                terms.loss.backward()  # type: ignore[no-untyped-call]
+                loss += terms.loss.item()
+                clipped += terms.clipped_tokens.item()
+            norm_sum += self._step("value", loss, learning_rate)
+            loss_sum += loss
+        tokens = sum(minibatch.tokens for minibatch in plan)
+        return ValueUpdate(loss_sum / len(plan), clipped / tokens, norm_sum / len(plan))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights and optimiser states as tensors and JSON: `load` takes both back."""
+        tensors: dict[str, Tensor] = {}
+        facts: dict[str, Any] = {}
+        for name, model in (("policy", self.policy), ("value", self.value)):
+            kept: dict[int, str] = {}  # tied weights are saved once, under their first name
+            for key, value in model.state_dict().items():
+                if kept.setdefault(value.data_ptr(), key) == key:
+                    tensors[f"{name}.{key}"] = value
+            slots, facts[name] = optimizer_state(self._optimizers[name])
+            tensors |= {f"{name}_optimizer.{key}": value for key, value in slots.items()}
+        return tensors, facts
+
+    def load(self, checkpoint: Checkpoint, facts: dict[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        for name, model in (("policy", self.policy), ("value", self.value)):
+            model.load_state_dict(model.state_dict() | checkpoint.part(name))
+            load_optimizer_state(self._optimizers[name], checkpoint.part(f"{name}_optimizer"), facts[name])
+
+    def _step(self, name: Literal["policy", "value"], loss: float, learning_rate: float) -> float:
+        """Clips the gradient, checks it, steps; returns its norm before clipping."""
+        model, optimizer = getattr(self, name), self._optimizers[name]
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self._max_gradient_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            optimizer.zero_grad()
+            setting = "learning_rate" if name == "policy" else "value_learning_rate"
+            raise TrainingError(
+                f"The loss of the {name} model is {loss} and its gradient norm {norm}; lower {setting} (now "
+                f"{learning_rate:g}) and start again, or resume from the last checkpoint."
+            )
+        optimizer.param_groups[0]["lr"] = learning_rate
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+
+def _minibatch(rollout: Rollout, episodes: list[int], budget: Budget, device: torch.device) -> MiniBatch:
+    prompts = [rollout.prompts[episode].ids for episode in episodes]
+    responses = [rollout.samples[episode].ids for episode in episodes]
+    parts = [
+        MicroBatch(
+            pack_responses([prompts[i] for i in part], [responses[i] for i in part], budget.row_tokens).to(device),
+            torch.tensor([episodes[i] for i in part]),
+        )
+        for part in token_parts(prompts, responses, budget.tokens_per_forward)
+    ]
+    return MiniBatch(parts, sum(map(len, responses)))
