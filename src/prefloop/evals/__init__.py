@@ -1,0 +1,16 @@
+"""Evaluations: of preference models, policies and ratings. Reach a model only through `Responder`, `Sampler`, `Scorer`.
+
+Know no training; results are nouns with intervals, rows of the store where one is given, and HTML pages.
+"""
+
+from prefloop.evals.preference import PreferenceEvaluation, ScoredPair, evaluate_preference, fitted_temperature
+from prefloop.evals.preference_report import add_preference_sections, write_preference_report
+
+__all__ = [
+    "PreferenceEvaluation",
+    "ScoredPair",
+    "add_preference_sections",
+    "evaluate_preference",
+    "fitted_temperature",
+    "write_preference_report",
+]

@@ -1,0 +1,285 @@
+"""How good a preference model (PM) is on held-out comparisons: every number with its clustered interval and its n.
+
+Asks a `Scorer` for scores and turns them into accuracy, slices, calibration and worst errors. Knows no training; the
+page made of these numbers is `preference_report`.
+
+A pair is right when the chosen reply has the higher score; equal scores count half. Clusters are conversations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+
+import numpy as np
+from pydantic import Field
+from scipy import optimize, special
+
+from prefloop.errors import DataError
+from prefloop.models.preference import conversation_key
+from prefloop.schema import EvalResult, Interval, Message, Noun, PreferencePair, Scorer
+from prefloop.stats import Calibration, calibration, clustered_mean, clustered_ratio, clustered_share
+from prefloop.stats.intervals import LEVEL, Floats
+from prefloop.store import Store
+
+__all__ = ["PreferenceEvaluation", "ScoredPair", "evaluate_preference", "fitted_temperature"]
+
+_PAIRS_A_BLOCK = 256
+_WORST = 10
+_GRADES = {1: "much better", 2: "better", 3: "slightly better", 4: "about the same"}
+_LENGTH_RATIOS = (0.5, 0.8, 1.25, 2.0)
+_LENGTH_NAMES = (
+    "under 1/2 as long",
+    "1/2 to 4/5 as long",
+    "about as long",
+    "5/4 to 2 times as long",
+    "over 2 times as long",
+)
+
+
+class ScoredPair(Noun):
+    """A comparison with both raw scores."""
+
+    pair: PreferencePair
+    score_chosen: float
+    score_rejected: float
+
+    @property
+    def difference(self) -> float:
+        """score(chosen) - score(rejected): the log-odds that the chosen reply is better."""
+        return self.score_chosen - self.score_rejected
+
+
+class PreferenceEvaluation(Noun):
+    """What is known about a PM from held-out comparisons. Lengths are characters, losses nats."""
+
+    pairs: int
+    conversations: int
+    dropped_pairs: int = Field(description="left out because the scorer refused them (longer than its window)")
+    accuracy: Interval
+    loss: Interval
+    longer_reply: Interval = Field(description="accuracy of always taking the longer reply (equal lengths half)")
+    shorter_reply: Interval
+    above_length: Interval = Field(description="accuracy less that of the better of the two length baselines")
+    slices: Mapping[str, Mapping[str, Interval]] = Field(description="accuracy by tranche, mode, turn, length, grade")
+    calibration: Calibration
+    temperature: Interval | None = Field(
+        description="differences divided by this are calibrated best: above 1 the PM is over-confident; None where no "
+        "positive finite one is best (all pairs right, or no more right than wrong)"
+    )
+    expected_accuracy: Interval | None = Field(
+        None, description="chance to agree with a fresh judgment, where the choice probabilities are known"
+    )
+    best_possible: Interval | None = Field(None, description="the same for a scorer that knows the probabilities")
+    share_of_best: Interval | None = Field(
+        None, description="(expected_accuracy - 0.5) / (best_possible - 0.5): how far of the way from chance to best"
+    )
+    scores_by_tranche: Mapping[str, tuple[float, ...]] = Field(description="raw scores of both replies")
+    worst: tuple[ScoredPair, ...] = Field(description="the most confident errors, worst first")
+
+    def results(self, model_id: str, data: str = "") -> list[EvalResult]:
+        """The numbers as rows of the store; a slice stands behind the description of the data."""
+        metrics = {
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "longer_reply": self.longer_reply,
+            "shorter_reply": self.shorter_reply,
+            "above_length": self.above_length,
+            "calibration_error": self.calibration.calibration_error,
+            "temperature": self.temperature,
+            "expected_accuracy": self.expected_accuracy,
+            "best_possible": self.best_possible,
+            "share_of_best": self.share_of_best,
+        }
+        rows = [(name, value, data) for name, value in metrics.items() if value is not None]
+        for kind, values in self.slices.items():
+            rows += [("accuracy", value, f"{data} {kind}={name}".strip()) for name, value in values.items()]
+        return [
+            EvalResult(
+                evaluation="preference", model_id=model_id, metric=f"preference_eval/{name}", value=value, data=where
+            )
+            for name, value, where in rows
+        ]
+
+
+def evaluate_preference(
+    scorer: Scorer,
+    pairs: Sequence[PreferencePair],
+    *,
+    choice_probabilities: Sequence[float] | None = None,
+    store: Store | None = None,
+    model_id: str = "",
+    data: str = "",
+    seed: int = 0,
+) -> PreferenceEvaluation:
+    """Scores both sides of every pair and evaluates the differences.
+
+    Args:
+        choice_probabilities: where known (a simulated worker's), the probability of each pair that `chosen` is the
+            side that a fresh judgment prefers.
+        store: keeps the numbers as EvalResult rows of `model_id` on `data`.
+        seed: of the bootstrap.
+
+    Errors:
+        DataError: no pairs, none that the scorer takes, or probabilities that do not fit.
+    """
+    if not pairs:
+        raise DataError("There are no pairs to evaluate on; hold some comparisons out.")
+    if choice_probabilities is not None and len(choice_probabilities) != len(pairs):
+        raise DataError(
+            f"{len(choice_probabilities)} choice probabilities do not fit {len(pairs)} pairs; give as many."
+        )
+    scored, kept = _score(scorer, pairs)
+    differences = np.array([item.difference for item in scored])
+    if not np.isfinite(differences).all():
+        raise DataError(f"{(~np.isfinite(differences)).sum()} of {len(scored)} differences are not finite; train anew.")
+    clusters: list[Hashable] = [conversation_key(item.pair) for item in scored]
+    right = _right(differences)
+
+    def share(values: Floats) -> Interval:
+        return clustered_share(values, clusters, seed=seed)
+
+    longer = _right(np.array([len(item.pair.chosen) - len(item.pair.rejected) for item in scored], dtype=np.float64))
+    best_length = longer if longer.mean() >= 0.5 else 1 - longer
+    known = {}
+    if choice_probabilities is not None:
+        chosen = np.asarray(choice_probabilities, dtype=np.float64)[kept]
+        expected, best = chosen * right + (1 - chosen) * (1 - right), np.maximum(chosen, 1 - chosen)
+        known = {"expected_accuracy": share(expected), "best_possible": share(best)}
+        if (best > 0.5).any():
+            known["share_of_best"] = clustered_ratio(expected - 0.5, best - 0.5, clusters, seed=seed)
+    worst = sorted((item for item in scored if item.difference < 0), key=lambda item: item.difference)
+    evaluation = PreferenceEvaluation(
+        pairs=len(scored),
+        conversations=len(set(clusters)),
+        dropped_pairs=len(pairs) - len(scored),
+        accuracy=share(right),
+        loss=clustered_mean(np.logaddexp(0, -differences), clusters, bounds=(0.0, np.inf), seed=seed),
+        longer_reply=share(longer),
+        shorter_reply=share(1 - longer),
+        above_length=clustered_mean(right - best_length, clusters, bounds=(-1.0, 1.0), seed=seed),
+        slices=_slices(scored, right, clusters, seed),
+        calibration=calibration(differences, clusters, seed=seed),
+        temperature=fitted_temperature(differences, clusters),
+        scores_by_tranche=_scores_by_tranche(scored),
+        worst=tuple(worst[:_WORST]),
+        **known,
+    )
+    if store is not None:
+        store.add_eval_results(evaluation.results(model_id, data))
+    return evaluation
+
+
+def fitted_temperature(differences: Sequence[float] | Floats, clusters: Sequence[Hashable]) -> Interval | None:
+    """The T that makes the mean of -log sigmoid(difference / T) least, with a clustered sandwich interval.
+
+    None where there is no positive finite one: every pair is right, or the differences are no better than chance.
+    """
+    given = np.asarray(differences, dtype=np.float64)
+
+    def slope(inverse: float) -> float:  # of the log-likelihood in 1 / T; it falls as 1 / T rises
+        return float((given * special.expit(-inverse * given)).sum())
+
+    scale = 1 / max(float(np.abs(given).mean()), 1e-300)
+    if slope(0.0) <= 0 or (given >= 0).all() or slope(1e3 * scale) > 0:
+        return None
+    inverse = float(optimize.brentq(slope, 0.0, 1e3 * scale))
+    codes = {label: code for code, label in enumerate(dict.fromkeys(clusters))}
+    sums = np.zeros(len(codes))
+    np.add.at(sums, [codes[label] for label in clusters], given * special.expit(-inverse * given))
+    curvature = (given**2 * special.expit(inverse * given) * special.expit(-inverse * given)).sum()
+    value, count = 1 / inverse, len(codes)
+    if count < 2:
+        return Interval(value=value, low=0.0, high=np.inf, n=len(given), clusters=count)
+    spread = np.sqrt((sums**2).sum() * count / (count - 1)) / curvature / inverse  # standard error of log T
+    t = float(special.stdtrit(count - 1, 0.5 + LEVEL / 2))
+    return Interval(
+        value=value, low=value * np.exp(-t * spread), high=value * np.exp(t * spread), n=len(given), clusters=count
+    )
+
+
+def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[list[ScoredPair], list[int]]:
+    """Both scores of each pair that the scorer takes, and the places of these pairs."""
+    scored: list[ScoredPair] = []
+    kept: list[int] = []
+    for start in range(0, len(pairs), _PAIRS_A_BLOCK):
+        block = pairs[start : start + _PAIRS_A_BLOCK]
+        try:
+            parts = [(start, _score_block(scorer, block))]
+        except DataError:  # one of them is too long: find out which
+            parts = list(_score_singly(scorer, block, start))
+        for first, items in parts:
+            scored += items
+            kept += range(first, first + len(items))
+    if not scored:
+        raise DataError(f"None of the {len(pairs)} pairs fits the scorer's window; take shorter ones.")
+    return scored, kept
+
+
+def _score_block(scorer: Scorer, pairs: Sequence[PreferencePair]) -> list[ScoredPair]:
+    conversations = [
+        [*pair.context, Message(role="assistant", text=text)] for pair in pairs for text in (pair.chosen, pair.rejected)
+    ]
+    values = scorer.score(conversations)
+    return [
+        ScoredPair(pair=pair, score_chosen=chosen, score_rejected=rejected)
+        for pair, chosen, rejected in zip(pairs, values[0::2], values[1::2], strict=True)
+    ]
+
+
+def _score_singly(
+    scorer: Scorer, pairs: Sequence[PreferencePair], start: int
+) -> Iterator[tuple[int, list[ScoredPair]]]:
+    for place, pair in enumerate(pairs, start):
+        try:
+            yield place, _score_block(scorer, [pair])
+        except DataError:
+            continue  # counted as dropped
+
+
+def _right(differences: Floats) -> Floats:
+    """1 where positive, 0 where negative, half at 0."""
+    halves: Floats = (np.sign(differences) + 1) / 2
+    return halves
+
+
+def _slices(
+    scored: Sequence[ScoredPair], right: Floats, clusters: Sequence[Hashable], seed: int
+) -> dict[str, dict[str, Interval]]:
+    """Accuracy by each property, in the property's own order."""
+    slices: dict[str, dict[str, Interval]] = {}
+    for kind, (name_of, order) in _SLICES.items():
+        names = [name_of(item.pair) for item in scored]
+        slices[kind] = {}
+        for name in sorted(set(names), key=lambda name: (order.index(name) if name in order else len(order), name)):
+            places = [place for place, other in enumerate(names) if other == name]
+            slices[kind][name] = clustered_share(right[places], [clusters[place] for place in places], seed=seed)
+    return slices
+
+
+def _length_name(pair: PreferencePair) -> str:
+    ratio = (len(pair.chosen) + 1) / (len(pair.rejected) + 1)
+    return _LENGTH_NAMES[int(np.searchsorted(_LENGTH_RATIOS, ratio))]
+
+
+def _grade_name(pair: PreferencePair) -> str:
+    return "no grade" if pair.grade is None else _GRADES[min(pair.grade, 9 - pair.grade)]
+
+
+def _turn_name(pair: PreferencePair) -> str:
+    return str(pair.turn) if pair.turn < 5 else "5 and later"
+
+
+_SLICES: dict[str, tuple[Callable[[PreferencePair], str], tuple[str, ...]]] = {
+    "tranche": (lambda pair: pair.tranche.value, ("base", "rejection_sampled", "online")),
+    "mode": (lambda pair: pair.mode.value, ("helpful", "red_team")),
+    "turn": (_turn_name, ("1", "2", "3", "4", "5 and later")),
+    "chosen reply": (_length_name, _LENGTH_NAMES),
+    "grade": (_grade_name, (*_GRADES.values(), "no grade")),
+}
+
+
+def _scores_by_tranche(scored: Sequence[ScoredPair]) -> dict[str, tuple[float, ...]]:
+    groups: dict[str, list[float]] = {}
+    for item in scored:
+        groups.setdefault(item.pair.tranche.value, []).extend((item.score_chosen, item.score_rejected))
+    return {name: tuple(values) for name, values in sorted(groups.items())}
