@@ -4,11 +4,15 @@
 appends to the event log; nothing that was judged is ever overwritten. Knows nothing of models or pages.
 """
 
+from prefloop.store.collecting import Collecting, ConversationStanding
 from prefloop.store.comparisons import Comparisons
 from prefloop.store.conversations import Conversations
+from prefloop.store.imports import Imports
 from prefloop.store.judgments import Judgments
+from prefloop.store.monitoring import Latest, Monitoring, StudyCounts, WorkerCount
 from prefloop.store.people import People
 from prefloop.store.reading import Reading
+from prefloop.store.records import Records
 from prefloop.store.results import Results
 from prefloop.store.studies import Studies
 from prefloop.store.views import (
@@ -22,14 +26,20 @@ from prefloop.store.views import (
 
 __all__ = [
     "ComparisonRecord",
+    "ConversationStanding",
     "Event",
     "ExportReport",
     "ImportReport",
     "JudgedComparison",
+    "Latest",
     "Store",
+    "StudyCounts",
     "StudyProgress",
+    "WorkerCount",
 ]
 
 
-class Store(Studies, People, Conversations, Comparisons, Judgments, Reading, Results):
+class Store(
+    Studies, People, Conversations, Comparisons, Judgments, Collecting, Reading, Monitoring, Results, Imports, Records
+):
     """All parts of the store on one database: `with Store.open("sqlite:///prefloop.db") as store: ...`"""

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, insert, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError as SqlDataError
 
 from prefloop.errors import DataError, StateError, UnavailableError
 from prefloop.schema import now
@@ -110,6 +111,7 @@ class Database:
 
         Errors:
             StateError: a constraint of the database refused it (somebody else was faster, say).
+            DataError: a value that the database's types cannot hold.
             UnavailableError: the database went away.
         """
 
@@ -125,6 +127,8 @@ class Database:
             raise StateError(
                 f"The database refused the change ({_first_line(error)}); reload what it is about and try again."
             ) from error
+        except SqlDataError as error:
+            raise DataError(f"The database cannot hold a value ({_first_line(error)}); mend it.") from error
         except OperationalError as error:
             raise UnavailableError(
                 f"The database failed ({_first_line(error)}); see that it runs and retry."

@@ -25,7 +25,7 @@ class People(Database):
         """Keeps a new worker."""
 
         def work(unit: Unit) -> Worker:
-            _insert_worker(unit, worker)
+            insert_worker(unit, worker)
             return worker
 
         return self._write(work)
@@ -113,7 +113,7 @@ class People(Database):
             if accepted and row["pseudonym"]:
                 name = f"{name}-{len(accepted) + 1}"
             worker = Worker(pseudonym=name, role=row["role"])
-            _insert_worker(unit, worker)
+            insert_worker(unit, worker)
             unit.insert(
                 acceptance,
                 {"digest": digest, "place": len(accepted) + 1, "worker_id": worker.id, "accepted_at": now()},
@@ -173,7 +173,8 @@ class People(Database):
         self._write(work)
 
 
-def _insert_worker(unit: Unit, worker: Worker) -> None:
+def insert_worker(unit: Unit, worker: Worker) -> None:
+    """The row of a worker."""
     checked_text(worker.pseudonym, "The pseudonym")
     unit.insert(tables.worker, row_of(worker))
     unit.log(worker.id, "worker.added", worker.id, role=worker.role, is_simulated=worker.is_simulated)

@@ -14,6 +14,7 @@ from prefloop.store import tables
 from prefloop.store.database import Database
 from prefloop.store.rows import (
     as_messages,
+    conversation_from,
     judgment_from,
     load_comparisons,
     load_paths,
@@ -22,7 +23,7 @@ from prefloop.store.rows import (
     rows_by,
     tree_message_from,
 )
-from prefloop.store.views import ComparisonRecord, JudgedComparison, StudyProgress
+from prefloop.store.views import ComparisonRecord, ConversationRecord, JudgedComparison, StudyProgress
 
 READ_CHUNK = 500
 """Comparisons in one read transaction."""
@@ -36,11 +37,7 @@ class Reading(Database):
     ) -> Iterator[JudgedComparison]:
         """Judged comparisons in order of id, each once for every worker's latest judgment. Never a void one."""
         for record in self.records(mode, tranche, study_id, state=ComparisonState.JUDGED):
-            revised = {judgment.revises for judgment in record.judgments}
-            context = as_messages(record.path)
-            for judgment in record.judgments:
-                if judgment.id not in revised:
-                    yield JudgedComparison(comparison=record.comparison, judgment=judgment, context=context)
+            yield from judged_of(record)
 
     def pairs(
         self,
@@ -77,26 +74,41 @@ class Reading(Database):
     def _record_chunk(self, wanted: list[ColumnElement[bool]]) -> list[ComparisonRecord]:
         table = tables.comparison
         with self._read() as connection:
-            rows = (
-                connection.execute(select(table).where(*wanted).order_by(table.c.id).limit(READ_CHUNK)).mappings().all()
-            )
+            statement = select(table).where(*wanted).order_by(table.c.id).limit(READ_CHUNK)
+            rows = connection.execute(statement).mappings().all()
             comparisons, paths = load_comparisons(connection, rows), load_paths(connection, rows)
-            ids = [row["id"] for row in rows]
+            ids, conversation_ids = [row["id"] for row in rows], [row["conversation_id"] for row in rows]
+            conversations = {
+                row["id"]: ConversationRecord(
+                    conversation=conversation_from(row),
+                    ended_at=row["ended_at"],
+                    end_reason=row["end_reason"],
+                    import_digest=row["import_digest"],
+                )
+                for row in rows_by(connection, tables.conversation, tables.conversation.c.id, conversation_ids)
+            }
             judgments: dict[str, list[Judgment]] = {}
             for row in rows_by(connection, tables.judgment, tables.judgment.c.comparison_id, ids):
                 judgments.setdefault(row["comparison_id"], []).append(judgment_from(row))
+            texts = {
+                row["comparison_id"]: (row["text_a"], row["text_b"])
+                for row in rows_by(connection, tables.import_text, tables.import_text.c.comparison_id, ids)
+            }
             links = rows_by(connection, tables.continuation, tables.continuation.c.comparison_id, ids)
             turns = rows_by(connection, tables.message, tables.message.c.id, [link["message_id"] for link in links])
         messages = {row["id"]: tree_message_from(row) for row in turns}
         went_on = {link["comparison_id"]: messages[link["message_id"]] for link in links}
         return [
             ComparisonRecord(
-                comparison=comparison,
+                conversation=conversations[comparison.conversation_id],
                 path=tuple(path),
+                comparison=comparison,
                 judgments=tuple(sorted(judgments.get(comparison.id, ()), key=lambda judgment: judgment.id)),
                 continuation=went_on.get(comparison.id),
+                import_digest=row["import_digest"],
+                import_texts=texts.get(comparison.id),
             )
-            for comparison, path in zip(comparisons, paths, strict=True)
+            for row, comparison, path in zip(rows, comparisons, paths, strict=True)
         ]
 
     def progress(self, study_id: str) -> StudyProgress:
@@ -127,6 +139,17 @@ class Reading(Database):
             workers=workers,
             conversations=conversations or 0,
         )
+
+
+def judged_of(record: ComparisonRecord) -> Iterator[JudgedComparison]:
+    """A judged comparison once for every judgment that nobody revised; nothing for an open or void one."""
+    if record.comparison.state != ComparisonState.JUDGED:
+        return
+    revised = {judgment.revises for judgment in record.judgments}
+    context = as_messages(record.path)
+    for judgment in record.judgments:
+        if judgment.id not in revised:
+            yield JudgedComparison(comparison=record.comparison, judgment=judgment, context=context)
 
 
 def pair_of(judged: JudgedComparison) -> PreferencePair:

@@ -261,8 +261,8 @@ comparison = Table(
 
 class ImportTextColumns(TypedColumns):
     comparison_id: Named[str] = Column(Text, ForeignKey("comparison.id"), primary_key=True)
-    chosen: Named[str] = Column(Text)
-    rejected: Named[str] = Column(Text)
+    text_a: Named[str] = Column(Text)
+    text_b: Named[str] = Column(Text)
 
 
 import_text = Table("import_text", metadata, ImportTextColumns)

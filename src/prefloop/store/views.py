@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from prefloop.schema import Comparison, ComparisonState, Judgment, Message, Noun, TreeMessage
+from prefloop.schema import Comparison, ComparisonState, Conversation, Judgment, Message, Noun, TreeMessage
 
 
 class JudgedComparison(Noun):
@@ -18,13 +18,29 @@ class JudgedComparison(Noun):
     context: tuple[Message, ...]
 
 
-class ComparisonRecord(Noun):
-    """All that is known of one comparison: the path to it, every judgment (revised ones too), how it went on."""
+class ConversationRecord(Noun):
+    """A conversation with what the store knows beside: its end, and the digest of its opening where imported."""
 
-    comparison: Comparison
+    conversation: Conversation
+    ended_at: datetime | None = None
+    end_reason: str | None = None
+    import_digest: str | None = None
+
+
+class ComparisonRecord(Noun):
+    """All that is known of one comparison: the path to it, every judgment (revised ones too), how it went on.
+
+    `import_texts` are the whole texts of side A and B in the file that it came from, where its turns alone do not
+    give them back.
+    """
+
+    conversation: ConversationRecord
     path: tuple[TreeMessage, ...]
+    comparison: Comparison
     judgments: tuple[Judgment, ...] = ()
     continuation: TreeMessage | None = None
+    import_digest: str | None = None
+    import_texts: tuple[str, str] | None = None
 
 
 class StudyProgress(Noun):

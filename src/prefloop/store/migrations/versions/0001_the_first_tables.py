@@ -316,8 +316,8 @@ def upgrade() -> None:
     op.create_table(
         "import_text",
         sa.Column("comparison_id", sa.Text(), nullable=False),
-        sa.Column("chosen", sa.Text(), nullable=False),
-        sa.Column("rejected", sa.Text(), nullable=False),
+        sa.Column("text_a", sa.Text(), nullable=False),
+        sa.Column("text_b", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["comparison_id"], ["comparison.id"], name=op.f("fk_import_text_comparison_id_comparison")
         ),
