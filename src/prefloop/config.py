@@ -114,9 +114,13 @@ def _parse_override(override: str) -> dict[str, Any]:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
-    for part in reversed(key.strip().split(".")):
-        value = {part: value}
-    return value
+    nested: dict[str, Any] = {}
+    *outer, last = key.strip().split(".")
+    inner = nested
+    for part in outer:
+        inner = inner.setdefault(part, {})
+    inner[last] = value
+    return nested
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
             show_progress=False,
         ),
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         pad_token=PAD,
         eos_token=END,
@@ -86,7 +86,8 @@ def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) ->
         model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
     except (OSError, ValueError) as error:
         raise ModelError(f"No language model can be loaded from {path}: {_first_sentence(error)}") from None
-    return LanguageModel(model.eval(), renderer)
+    model.train(False)
+    return LanguageModel(model, renderer)
 
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> Path:

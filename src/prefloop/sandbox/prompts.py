@@ -18,7 +18,8 @@ def draw_prompts(
     """`count` different contexts of one to three turns that end with a request, none of them in `exclude`."""
     chance = random.Random(f"prompts-{seed}")
     speaker = Speaker(world, chance)
-    seen, drawn = set(exclude), []
+    seen = set(exclude)
+    drawn: list[Context] = []
     while len(drawn) < count:
         is_harmful = chance.random() < harmful_share
         before = speaker.dialogue(chance.choice((0, 0, 1, 2)), is_harmful)

@@ -47,10 +47,8 @@ class Speaker:
         chance, manners = self.chance, self.manners
         answered = self._misheard(request)
         refuse = manners.refuse_harmful if request.kind.harmful else manners.refuse_harmless
-        if chance.random() < refuse:
-            body = self._refusal(answered)
-        else:
-            body = self._answer(answered, given or set())
+        refuses = chance.random() < refuse
+        body = self._refusal(answered) if refuses else self._answer(answered, given or set())
         if chance.random() < manners.filler:
             body.insert(0, chance.choice(FILLERS))
         if chance.random() < manners.rude:

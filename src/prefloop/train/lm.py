@@ -11,7 +11,7 @@ otherwise finds late, if at all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,7 @@ class LanguageRun(Config):
     sandbox_dialogues: int = Field(0, ge=0, description="texts of the tiny world, drawn from the seed")
     shape: ModelShape = ModelShape()
     copy_steps: int = Field(0, ge=0, description="warm-up steps on random tokens written twice")
+    copy_tokens_per_step: int = Field(2048, ge=64, description="smaller than tokens_per_step: what counts is steps")
     steps: int = Field(1000, ge=1, description="optimiser steps on the texts")
     tokens_per_step: int = Field(8192, ge=64, description="tokens of text that make an optimiser step")
     row_tokens: int = Field(512, ge=16, description="length of a packed row; short rows are cheap on a CPU")
@@ -111,7 +112,7 @@ def train_language_model(
             loss = _loss(model, sequences, [1] * len(sequences), run)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"The loss of step {step + 1} is {loss.item()}; lower learning_rate (now {run.learning_rate}) and resume."
+                f"The loss of step {step + 1} is {loss.item()}; lower learning_rate ({run.learning_rate}) and resume."
             )
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), run.max_gradient_norm)
@@ -215,7 +216,7 @@ def _copy_batch(step: int, run: LanguageRun, renderer: Renderer) -> _CopyBatch:
     generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
     vocabulary = len(renderer.tokenizer)
     sequences, starts, tokens = [], [], 0
-    while tokens < run.tokens_per_step:
+    while tokens < run.copy_tokens_per_step:
         length = int(torch.randint(8, 33, (1,), generator=generator))
         once = torch.randint(0, vocabulary, (length,), generator=generator).tolist()
         sequences.append(once + once)

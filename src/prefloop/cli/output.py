@@ -1,0 +1,58 @@
+"""What a command prints and how it ends: results to stdout, everything else to stderr, errors in one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def emit(result: dict[str, Any], as_json: bool) -> None:
+    """One JSON object, or one "key: value" line per entry for people."""
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False, default=str))
+        return
+    for line in lines(result):
+        click.echo(line)
+
+
+def lines(result: dict[str, Any], indent: str = "") -> list[str]:
+    """The same for people; nested objects are indented."""
+    printed: list[str] = []
+    for key, value in result.items():
+        if isinstance(value, dict):
+            printed += [f"{indent}{key}:", *lines(value, indent + "  ")]
+        elif isinstance(value, float):
+            printed.append(f"{indent}{key}: {value:.4g}")
+        elif isinstance(value, list) and all(isinstance(item, float) for item in value):
+            printed.append(f"{indent}{key}: [{', '.join(f'{item:.3f}' for item in value)}]")
+        else:
+            printed.append(f"{indent}{key}: {value}")
+    return printed
+
+
+def note(message: str) -> None:
+    """A line of progress, to stderr."""
+    click.echo(message, err=True)
+    sys.stderr.flush()
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
+
+
+def workspace_option(command: Command) -> Command:
+    return click.option(
+        "--workspace",
+        "workspace_path",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("."),
+        show_default="here",
+        help="Folder of the workspace.",
+    )(command)
