@@ -24,7 +24,7 @@ from transformers import (
 
 from prefloop.errors import DataError, ModelError
 from prefloop.models.language import new_llama, save_model, train_tokenizer
-from prefloop.models.preference import PreferenceModel
+from prefloop.models.preference import PreferenceModel, conversation_key
 from prefloop.schema import Message, PreferencePair, Scorer
 
 
@@ -166,3 +166,10 @@ def test_what_is_not_a_preference_model_is_refused(language_models: dict[str, Pa
     (path / "config.json").write_text("{")
     with pytest.raises(ModelError):
         PreferenceModel.from_language_model(path, seed=1)
+
+
+def test_conversation_key_is_the_id_or_the_first_user_turn() -> None:
+    system = Message(role="system", text="be kind")
+    imported = PreferencePair(context=(system, user("home"), assistant("yes"), user("now")), chosen="a", rejected="b")
+    assert conversation_key(imported) == "home"
+    assert conversation_key(imported.model_copy(update={"conversation_id": "c1"})) == "c1"

@@ -44,8 +44,8 @@ class EncodedPair(NamedTuple):
 
 
 def conversation_key(pair: PreferencePair) -> str:
-    """What pairs of one conversation have in common: its id, or the text that it opens with where there is no id."""
-    return pair.conversation_id or "\n".join(turn.text for turn in pair.context[:1])
+    """What pairs of one conversation have in common: its id, or its first user turn where there is no id."""
+    return pair.conversation_id or next((turn.text for turn in pair.context if turn.role == "user"), "")
 
 
 class PreferenceModel:
