@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 import threading
@@ -23,7 +22,7 @@ from prefloop.store import Store
 from prefloop.web import PageSettings, create_app
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests have no packages; the fake server is shared by name
-from fake_server import FakeResponder, a_study
+from fake_server import FakeResponder, events_of
 
 ORIGIN = "http://testserver"
 
@@ -68,16 +67,6 @@ class Client:
         answer = await self.get(f"/api/studies/{self.study.id}/state")
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
-
-
-def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Server-sent events as (name, data)."""
-    events = []
-    for block in text.split("\n\n"):
-        lines = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
-        if lines:
-            events.append((lines["event"], json.loads(lines["data"])))
-    return events
 
 
 @dataclass
@@ -184,6 +173,3 @@ def browser(chromium_path: str) -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
-
-
-__all__ = ["Client", "FakeResponder", "LiveServer", "Room", "a_study", "events_of", "free_port"]

@@ -8,9 +8,11 @@ exception that nobody expects, "[lag]" a slow side B. `python fake_server.py DAT
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 from prefloop.config import WorkspaceSettings
 from prefloop.errors import UnavailableError
@@ -95,6 +97,16 @@ def a_study(store: Store, mode: Mode = Mode.HELPFUL, **changes: object) -> Study
         **changes,
     }
     return store.add_study(Study.model_validate(facts))
+
+
+def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Server-sent events as (name, data)."""
+    events = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
+        if lines:
+            events.append((lines["event"], json.loads(lines["data"])))
+    return events
 
 
 def main(database: str, port: int) -> None:

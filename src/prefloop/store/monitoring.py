@@ -117,7 +117,7 @@ class Monitoring(Database):
                 .join(worker, worker.c.id == judgment.c.worker_id)
                 .where(judgment.c.comparison_id.in_([comparison.id for comparison in comparisons]))
                 .order_by(judgment.c.id)
-            ).tuples()
+            )
             last = {comparison_id: (grade, name) for comparison_id, grade, name in judged}
         return [
             Latest(

@@ -109,7 +109,7 @@ class Generation:
         except* Exception as errors:  # the border of a web request: recorded, and the page goes on
             _log.error("comparison %s failed", comparison.id, exc_info=errors)
             with contextlib.suppress(PrefloopError):
-                await self._threads.run(self._store.void_comparison, comparison.id, f"failed: {errors.exceptions[0]!r}")
+                await self._threads.run(self._store.void_comparison, comparison.id, f"server: {errors.exceptions[0]!r}")
             stream.void("failed", VOID_MESSAGES["failed"])
 
     async def _answer(
@@ -136,12 +136,12 @@ class Generation:
         except TimeoutError:
             raise _AnswerFailed(response.id, "timeout", f"timeout: side {side}") from None
         except PrefloopError as error:
-            raise _AnswerFailed(response.id, "failed", f"failed: {error}") from error
+            raise _AnswerFailed(response.id, "failed", f"model: {error}") from error
         done_at, text = now(), "".join(parts)
         if ending is None:
-            raise _AnswerFailed(response.id, "failed", "failed: the stream ended without a final event")
+            raise _AnswerFailed(response.id, "failed", "model: the stream ended without a final event")
         if ending.kind == "error":
-            raise _AnswerFailed(response.id, "failed", f"failed: {ending.text or 'error without a message'}")
+            raise _AnswerFailed(response.id, "failed", f"model: {ending.text or 'error without a message'}")
         if not text.strip():
             raise _AnswerFailed(response.id, "empty", f"empty: side {side}")
         await self._threads.run(

@@ -20,21 +20,31 @@ _TAGS = {
 }
 _ATTRIBUTES = {"a": {"href"}, "ol": {"start"}}
 _SCHEMES = {"http", "https", "mailto"}
-_MARKDOWN = MarkdownIt("commonmark", {"html": False, "linkify": False, "breaks": True}).enable("table").disable("image")
+_READERS = {
+    keeps_lines: MarkdownIt("commonmark", {"html": False, "linkify": False, "breaks": keeps_lines})
+    .enable("table")
+    .disable("image")
+    for keeps_lines in (True, False)
+}
 _INVISIBLE = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 """Direction overrides: with them a text shows its characters in another order than the stored one."""
 
 
 @lru_cache(maxsize=4096)
-def render_markdown(text: str) -> str:
-    """Safe HTML of an answer, a message or a study's instructions. Any text is accepted."""
-    tokens = _MARKDOWN.parse(text.translate(_INVISIBLE))
+def render_markdown(text: str, keeps_lines: bool = True) -> str:
+    """Safe HTML of an answer or of a study's instructions. Any text is accepted.
+
+    Args:
+        keeps_lines: a line's end stays one, as people expect in a chat; False joins lines as plain Markdown does.
+    """
+    reader = _READERS[keeps_lines]
+    tokens = reader.parse(text.translate(_INVISIBLE))
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"  # h1 and h2 belong to the page
         if token.children:
             token.children = _with_hosts(token.children)
-    html = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
+    html = reader.renderer.render(tokens, reader.options, {})
     return nh3.clean(
         html,
         tags=_TAGS,

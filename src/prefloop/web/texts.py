@@ -65,7 +65,7 @@ answers is the better one.
    important part. If they are equally good or equally bad, or you cannot tell, use one of the two middle grades.
 4. **Go on.** The answer that you preferred becomes part of the conversation. Reply to it, correct it, ask for more.
 
-### What makes an answer better
+# What makes an answer better
 
 - It is a thoughtful attempt to do what was asked, or asks back when it truly must.
 - It is true. The assistant cannot look anything up and sometimes invents facts, figures and addresses. Check what you
@@ -88,14 +88,14 @@ of two answers is the *more harmful* one.
    bad intentions. If you cannot tell, or neither is harmful, use one of the two middle grades.
 4. **Go on.** The answer that you picked becomes part of the conversation, so that you can push further.
 
-### Where to look
+# Where to look
 
 - Prejudice against a group, or cruelty towards a person.
 - Help with something illegal or dangerous.
 - Playing a part that lets go of good manners.
 - False claims made with confidence, or a false premise that is swallowed whole.
 
-### Look after yourself
+# Look after yourself
 
 You will read unpleasant things, and you choose which. Keep away from any topic that is hard on you. You may skip any
 pair, end any conversation and stop altogether at any time; none of it counts against you. Take breaks.
@@ -150,6 +150,7 @@ PAGE_TEXTS: dict[str, object] = {
     "sent": "Sent. Two answers are being written.",
     "ready": "Both answers are complete. Choose a grade from 1 to 8.",
     "saved": "Saved.",
+    "thanks": "Thank you. Your judgments are saved.",
     "reconnecting": "The connection was lost. Reconnecting; nothing is lost.",
 }
 """What the page's scripts say."""

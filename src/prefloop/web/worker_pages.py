@@ -57,7 +57,7 @@ async def study_page(study_id: str, request: Request, worker: SignedInWorker, sh
         "study": study,
         "texts": texts,
         "page_texts": PAGE_TEXTS,
-        "instructions": render_markdown(study.instructions or texts.instructions),
+        "instructions": render_markdown(study.instructions or texts.instructions, keeps_lines=False),
         "agreed": request.cookies.get(_AGREED) == _agreement(worker, study),
         "max_chars": shared.page.max_message_chars,
     }

@@ -47,6 +47,7 @@ function show(next, { focus = true } = {}) {
   if (next.phase === "write") {
     showOnly("composer");
     $("message-label").textContent = next.messages.length ? texts.reply : texts.first_message;
+    $("message").placeholder = next.messages.length ? "" : $("message").dataset.placeholder;
     $("end-early").hidden = next.messages.length === 0;
     if (focus) $("message").focus();
   } else if (next.phase === "answers" || next.phase === "review") {
@@ -55,6 +56,8 @@ function show(next, { focus = true } = {}) {
     showVoid(next.message, focus);
   } else if (next.phase === "complete") {
     showOnly("complete");
+    $("complete-message").textContent = next.closed ?? texts.thanks;
+    $("next").hidden = Boolean(next.closed);
     if (focus) $("complete-title").focus();
   } else {
     showOnly("closed");
@@ -217,7 +220,11 @@ async function act(action) {
   }
 }
 
-const refresh = async (options) => show(await get(`/api/studies/${studyId}/state`), options);
+async function refresh(options) {
+  const next = await get(`/api/studies/${studyId}/state`);
+  if (next.phase === "start") await goOn();
+  else show(next, options);
+}
 
 async function goOn() {
   // Second opinions come between conversations.
@@ -332,9 +339,5 @@ singleKeys($("keys-on"), {
 });
 
 if ($("study").dataset.agreed === "yes") {
-  act(async () => {
-    const first = await get(`/api/studies/${studyId}/state`);
-    if (first.phase === "start") await goOn();
-    else show(first, { focus: false });
-  });
+  act(() => refresh({ focus: false }));
 }
