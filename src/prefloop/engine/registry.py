@@ -1,0 +1,237 @@
+"""The snapshots that are served right now: their weights, decoding threads and preference models.
+
+Snapshots with the same weights share one decoding thread, so an example prompt or other sampling settings cost no
+memory. A reload builds what is new beside what is served and swaps it in whole; a retired snapshot finishes the
+replies that it has begun. torch and the models are imported where a model is loaded, so that the module can be
+imported without them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from prefloop.engine.decoding import DecodingThread
+from prefloop.engine.manifest import model_path, read_manifest
+from prefloop.errors import ModelError, NotFoundError
+from prefloop.schema import Message, Scorer, Snapshot
+
+if TYPE_CHECKING:
+    from prefloop.render import Renderer
+
+__all__ = ["Assistant", "Registry", "Reloaded", "ServedScorer"]
+
+T = TypeVar("T")
+
+
+class _Weights(NamedTuple):
+    """A language model in service."""
+
+    renderer: Renderer
+    window_tokens: int
+    thread: DecodingThread
+
+
+class ServedScorer:
+    """A preference model in service; one batch at a time."""
+
+    def __init__(self, snapshot: Snapshot, path: str, scorer: Scorer) -> None:
+        self.snapshot = snapshot
+        self.path = path
+        self._scorer = scorer
+        self._lock = threading.Lock()
+
+    def score(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
+        """Raw scores of the last assistant turn of each conversation. Blocks; call it in a thread."""
+        with self._lock:
+            return self._scorer.score(conversations)
+
+    def renamed(self, snapshot: Snapshot) -> ServedScorer:
+        """The same model under another entry of the manifest."""
+        other = ServedScorer(snapshot, self.path, self._scorer)
+        other._lock = self._lock
+        return other
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """A policy snapshot in service."""
+
+    snapshot: Snapshot
+    renderer: Renderer
+    window_tokens: int
+    thread: DecodingThread
+    scorer: ServedScorer | None
+
+    @cached_property
+    def own_stop(self) -> tuple[str, ...]:
+        """Stop strings of the layout: a base model without end-of-turn token goes on with the other side's header."""
+        if self.renderer.layout != "hh":
+            return ()
+        headers = self.renderer.turn_ids(Message(role="user", text=""))
+        return (self.renderer.decode(headers).rstrip(),)
+
+
+class Reloaded(NamedTuple):
+    """Names that a reload brought and took away."""
+
+    added: list[str]
+    retired: list[str]
+
+
+@dataclass
+class _Served:
+    """One state of the registry, swapped whole."""
+
+    assistants: dict[str, Assistant] = field(default_factory=dict)
+    scorers: dict[str, ServedScorer] = field(default_factory=dict)
+    weights: dict[str, _Weights] = field(default_factory=dict)
+
+    def names(self) -> dict[str, str]:
+        """Hash by name, of everything served."""
+        hashes = {name: assistant.snapshot.hash for name, assistant in self.assistants.items()}
+        return hashes | {name: scorer.snapshot.hash for name, scorer in self.scorers.items()}
+
+
+class Registry:
+    """Loads what a manifest lists, and follows it when told to.
+
+    Args:
+        manifest: a JSON list of snapshots; relative paths in it are relative to its folder.
+        device: where models are put; "auto" takes a CUDA device where there is one.
+        max_rows: replies that one set of weights decodes at once; others wait.
+        max_cache_tokens: bound on rows times tokens of a key-value cache.
+
+    Errors:
+        DataError: the manifest is wrong.
+        ModelError: a model cannot be loaded, or a best-of-k snapshot names no preference model of the manifest.
+    """
+
+    def __init__(
+        self, manifest: Path, *, device: str = "auto", max_rows: int = 128, max_cache_tokens: int = 1 << 19
+    ) -> None:
+        self.manifest = Path(manifest)
+        self._device = device
+        self._max_rows, self._max_cache_tokens = max_rows, max_cache_tokens
+        self._lock = threading.Lock()
+        self._served = _Served()
+        self.reload()
+
+    def reload(self) -> Reloaded:
+        """Reads the manifest again; on an error everything stays as it was."""
+        with self._lock:
+            old = self._served
+            new = _Served()
+            try:
+                self._fill(new, old, read_manifest(self.manifest))
+            except BaseException:
+                _close(new.weights, old.weights)
+                raise
+            self._served = new
+            _close(old.weights, new.weights)
+            before, after = old.names(), new.names()
+            return Reloaded(
+                [name for name in after if before.get(name) != after[name]],
+                [name for name in before if after.get(name) != before[name]],
+            )
+
+    def assistants(self) -> list[Assistant]:
+        """All policy snapshots in service."""
+        return list(self._served.assistants.values())
+
+    def assistant(self, name: str) -> Assistant:
+        """The policy snapshot of a name or id.
+
+        Errors:
+            NotFoundError: none is served under it.
+        """
+        return _find(self._served.assistants, name, "model", lambda entry: entry.snapshot.id)
+
+    def scorer(self, name: str) -> ServedScorer:
+        """The preference model of a name or id.
+
+        Errors:
+            NotFoundError: none is served under it.
+        """
+        return _find(self._served.scorers, name, "preference model", lambda entry: entry.snapshot.id)
+
+    @property
+    def running_rows(self) -> int:
+        """Replies that are being waited for, over all models."""
+        return sum(weights.thread.running_rows for weights in self._served.weights.values())
+
+    def close(self) -> None:
+        """Ends all decoding threads after the replies that they have begun."""
+        with self._lock:
+            served, self._served = self._served, _Served()
+        _close(served.weights, {})
+
+    def _fill(self, new: _Served, old: _Served, snapshots: Sequence[Snapshot]) -> None:
+        for snapshot in (s for s in snapshots if s.kind == "preference_model"):
+            path = model_path(self.manifest, snapshot)
+            known = next((s for s in (*new.scorers.values(), *old.scorers.values()) if s.path == path), None)
+            if known is not None:
+                new.scorers[snapshot.name] = known.renamed(snapshot)
+            else:
+                new.scorers[snapshot.name] = ServedScorer(snapshot, path, _load_scorer(path, self._torch_device))
+        for snapshot in (s for s in snapshots if s.kind == "policy"):
+            scorer = _scorer_of(snapshot, new.scorers)
+            path = model_path(self.manifest, snapshot)
+            if path not in new.weights:
+                new.weights[path] = old.weights.get(path) or self._load_weights(path)
+            renderer, window, thread = new.weights[path]
+            new.assistants[snapshot.name] = Assistant(snapshot, renderer, window, thread, scorer)
+
+    def _load_weights(self, path: str) -> _Weights:
+        from prefloop.models.language import load_language_model
+        from prefloop.models.sampling import BatchDecoder
+
+        model, renderer = load_language_model(path)
+        model.to(self._torch_device).requires_grad_(False)
+        decoder = BatchDecoder(model, renderer.end_id, max_rows=self._max_rows, max_cache_tokens=self._max_cache_tokens)
+        return _Weights(renderer, decoder.window_tokens, DecodingThread(decoder, Path(path).name))
+
+    @cached_property
+    def _torch_device(self) -> str:
+        import torch
+
+        if self._device != "auto":
+            return self._device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _close(weights: Mapping[str, _Weights], kept: Mapping[str, _Weights]) -> None:
+    for path in weights.keys() - kept.keys():
+        weights[path].thread.close()
+
+
+def _load_scorer(path: str, device: str) -> Scorer:
+    from prefloop.models.preference import PreferenceModel
+
+    scorer = PreferenceModel.load(path)
+    scorer.model.to(device)
+    return scorer
+
+
+def _scorer_of(snapshot: Snapshot, scorers: Mapping[str, ServedScorer]) -> ServedScorer | None:
+    if snapshot.best_of_k == 1:
+        return None
+    for scorer in scorers.values():
+        if snapshot.preference_model_id in (scorer.snapshot.id, scorer.snapshot.name):
+            return scorer
+    raise ModelError(
+        f"Snapshot {snapshot.name!r} picks the best of {snapshot.best_of_k} with the preference model "
+        f"{snapshot.preference_model_id!r}, which the manifest does not list; add it."
+    )
+
+
+def _find(entries: Mapping[str, T], name: str, noun: str, id_of: Callable[[T], str]) -> T:
+    for key, entry in entries.items():
+        if name in (key, id_of(entry)):
+            return entry
+    known = ", ".join(entries) or "none"
+    raise NotFoundError(f"There is no {noun} {name!r} here; the names served are: {known}.")
