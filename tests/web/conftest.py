@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from prefloop.store import Store
 from prefloop.web import PageSettings, create_app
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests have no packages; the fake server is shared by name
-from fake_server import FakeResponder, events_of
+from fake_server import FakeResponder, LiveServer, events_of, free_port
 
 ORIGIN = "http://testserver"
 
@@ -127,25 +126,6 @@ def open_room(sqlite_store: Store) -> RoomMaker:
     return opened
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@dataclass
-class LiveServer:
-    """A real server on a real port in a thread of this process."""
-
-    address: str
-    store: Store
-    responder: FakeResponder
-
-    def invite(self, study: Study) -> str:
-        return f"{self.address}/join/{self.store.add_invitation(study.id)}"
-
-
 @pytest.fixture
 def live_server(sqlite_store: Store) -> Iterator[LiveServer]:
     responder = FakeResponder(pause_seconds=0.01, words=20)
@@ -164,12 +144,15 @@ def live_server(sqlite_store: Store) -> Iterator[LiveServer]:
     thread.join(10)
 
 
-@pytest.fixture(scope="session")
-def browser(chromium_path: str) -> Iterator[Any]:
-    """Chromium, once for the whole run; each test takes a context of its own."""
+@pytest.fixture(scope="module")
+def chromium(chromium_path: str) -> Iterator[Any]:
+    """Chromium, once for a file of tests; each test takes a context of its own.
+
+    Not for the whole run: while it is open its loop runs in this thread, and no asynchronous test could.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from prefloop.config import WorkspaceSettings
@@ -107,6 +109,25 @@ def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
         if lines:
             events.append((lines["event"], json.loads(lines["data"])))
     return events
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class LiveServer:
+    """A real server on a real port in a thread of this process."""
+
+    address: str
+    store: Store
+    responder: FakeResponder
+
+    def invite(self, study: Study) -> str:
+        return f"{self.address}/join/{self.store.add_invitation(study.id)}"
 
 
 def main(database: str, port: int) -> None:
