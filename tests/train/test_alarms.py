@@ -1,0 +1,76 @@
+"""Each alarm rings for its reason, once, and a healthy row is silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prefloop.schema import Interval
+from prefloop.train.alarms import Alarms
+
+HEALTHY = {
+    "episodes": 256,
+    "policy/ratio_first_error": 1e-6,
+    "kl/k1": 0.5,
+    "kl/k1_standard_error": 0.1,
+    "reply/tokens": 40.0,
+    "reply/stopped": 0.9,
+    "policy/entropy": 2.0,
+}
+
+
+def interval(value: float) -> Interval:
+    return Interval(value=value, low=value, high=value, n=100)
+
+
+def alarms(dtype: str = "float32", state: dict[str, Any] | None = None) -> Alarms:
+    return Alarms(interval(40.0), interval(0.95), dtype, state)
+
+
+CASES = [
+    ({"policy/ratio_first_error": 0.02}, "ratio_not_one", "0.02 away from 1"),
+    ({"kl/k1": -0.5}, "negative_kl", "-0.5 nats a reply"),
+    ({"reply/tokens": 81.0}, "exploding_length", "81 tokens on average, the start's 40"),
+    ({"reply/stopped": 0.6}, "replies_do_not_stop", "60% of the replies"),
+    ({"policy/entropy": 0.4}, "collapsed_entropy", "0.4 nats a token, 2 in the first batch"),
+]
+
+
+@pytest.mark.parametrize(("change", "name", "words"), CASES, ids=[case[1] for case in CASES])
+def test_each_condition_rings_once_until_it_ends(change: dict[str, float], name: str, words: str) -> None:
+    watch = alarms()
+    assert watch.check(HEALTHY) == []
+    (alarm,) = watch.check(HEALTHY | change)
+    assert alarm.name == name
+    assert words in alarm.reason
+    assert watch.check(HEALTHY | change) == []  # it still holds
+    assert watch.check(HEALTHY) == []
+    assert len(watch.check(HEALTHY | change)) == 1  # it came back
+    assert len(watch.reasons) == 2
+
+
+def test_at_the_limits_nothing_rings() -> None:
+    watch = alarms()
+    edge = {"policy/ratio_first_error": 0.01, "kl/k1": -0.3, "reply/tokens": 80.0, "policy/entropy": 0.5}
+    assert watch.check(HEALTHY) == []
+    assert watch.check(HEALTHY | edge | {"reply/stopped": 0.66}) == []
+
+
+def test_rounding_in_bfloat16_is_allowed() -> None:
+    assert alarms("bfloat16").check(HEALTHY | {"policy/ratio_first_error": 0.1}) == []
+
+
+def test_a_batch_without_a_policy_update_is_checked_too() -> None:
+    row = {key: value for key, value in HEALTHY.items() if key != "policy/ratio_first_error"}
+    assert alarms().check(row) == []
+
+
+def test_state_goes_on_where_it_stood() -> None:
+    watch = alarms()
+    watch.check(HEALTHY)
+    watch.check(HEALTHY | {"kl/k1": -0.5})
+    resumed = alarms(state=watch.state())
+    assert resumed.reasons == watch.reasons
+    assert resumed.check(HEALTHY | {"kl/k1": -0.5}) == []
+    assert [alarm.name for alarm in resumed.check(HEALTHY | {"policy/entropy": 0.4})] == ["collapsed_entropy"]
