@@ -41,6 +41,11 @@ class Config(BaseModel):
         return cls._validate(data)
 
     @classmethod
+    def load_values(cls, values: dict[str, Any]) -> Self:
+        """From what `model_dump` gave (a config.json, say)."""
+        return cls._validate(values)
+
+    @classmethod
     def _validate(cls, data: dict[str, Any]) -> Self:
         try:
             return cls.model_validate(data)

@@ -34,6 +34,11 @@ class RunFolder:
         self._metrics = self.path / "metrics.jsonl"
 
     @classmethod
+    def exists(cls, parent: Path, stage: str, config: Config, name: str = "run") -> bool:
+        """Whether this run was begun before."""
+        return (Path(parent) / f"{stage}-{name}-{config.digest()}" / "config.json").is_file()
+
+    @classmethod
     def create(
         cls, parent: Path, stage: str, config: Config, *, name: str = "run", resume: bool = False, **facts: Any
     ) -> RunFolder:

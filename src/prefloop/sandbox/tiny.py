@@ -12,6 +12,7 @@ from prefloop.errors import NotFoundError
 
 CHAT_MODEL = "lm_sandbox_tiny"
 PMP_MODEL = "pmp_sandbox_tiny"
+SHIPPED = (CHAT_MODEL, PMP_MODEL)
 
 
 def tiny_model(name: str) -> Path:

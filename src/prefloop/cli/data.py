@@ -1,0 +1,173 @@
+"""Commands on a workspace and its data: init, import, export, quality, snapshots, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prefloop.cli.output import emit, json_option, note, workspace_option
+from prefloop.errors import GateError, NotFoundError
+from prefloop.schema import Mode, Snapshot, Tranche
+from prefloop.workspace import Workspace
+
+_FORMATS = ("hh-rlhf", "trl", "jsonl", "parquet")
+mode_option = click.option("--mode", type=click.Choice([mode.value for mode in Mode]), help="helpful or red_team.")
+tranche_option = click.option(
+    "--tranche", type=click.Choice([tranche.value for tranche in Tranche]), help="Kind of the deployed model."
+)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--model", help="Base model: a Hugging Face folder or hub id. Default: the built-in tiny model.")
+@json_option
+def init(folder: Path, model: str | None, as_json: bool) -> None:
+    """Make a workspace in FOLDER with its base model as the first snapshot."""
+    from prefloop.loop.round import create_workspace
+
+    workspace, base = create_workspace(folder, model)
+    emit({"workspace": str(workspace.path), "snapshot": base.name, "hash": base.hash}, as_json)
+
+
+@click.command("import")
+@click.argument("format", type=click.Choice(_FORMATS))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tranche", type=click.Choice([t.value for t in Tranche]), default="base", show_default=True)
+@click.option("--mode", type=click.Choice([m.value for m in Mode]), default="helpful", show_default=True)
+@workspace_option
+@json_option
+def import_(format: str, files: tuple[Path, ...], tranche: str, mode: str, workspace_path: Path, as_json: bool) -> None:
+    """Take judged comparisons in from FILES. A file with a broken line is refused whole."""
+    from prefloop.store.formats import import_file
+
+    workspace = Workspace(workspace_path)
+    imported: dict[str, Any] = {}
+    with workspace.store() as store:
+        for file in files:
+            report = import_file(store, format, _data_file(workspace, file), tranche, mode)
+            imported[str(file)] = report.model_dump()
+    emit(imported, as_json)
+
+
+@click.command()
+@click.argument("format", type=click.Choice(_FORMATS))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@mode_option
+@tranche_option
+@click.option("--keep-weakest", is_flag=True, help="Keep judgments of grade 4 and 5, which training leaves out.")
+@workspace_option
+@json_option
+def export(
+    format: str,
+    file: Path,
+    mode: str | None,
+    tranche: str | None,
+    keep_weakest: bool,
+    workspace_path: Path,
+    as_json: bool,
+) -> None:
+    """Write judged comparisons to FILE (gzipped where its name ends in .gz)."""
+    from prefloop.store.formats import export_file
+
+    with Workspace(workspace_path).store() as store:
+        report = export_file(store, format, file, mode, tranche, drop_weakest=not keep_weakest)
+    emit({"file": str(file), **report.model_dump()}, as_json)
+
+
+@click.command()
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
+@workspace_option
+@json_option
+def quality(html: Path | None, workspace_path: Path, as_json: bool) -> None:
+    """Report what the judgments are worth: counts, agreement, biases, duplicates."""
+    from prefloop.quality import quality_report, write_html
+
+    with Workspace(workspace_path).store() as store:
+        report = quality_report(store)
+    if html is not None:
+        write_html(report, html)
+        note(f"Wrote {html}")
+    emit(report.model_dump(mode="json"), as_json)
+
+
+@click.group()
+def snapshots() -> None:
+    """The models of a workspace: list, add, deploy, retire."""
+
+
+@snapshots.command("list")
+@workspace_option
+@json_option
+def list_snapshots(workspace_path: Path, as_json: bool) -> None:
+    """All snapshots."""
+    with Workspace(workspace_path).store() as store:
+        rows = [_row(snapshot) for snapshot in store.snapshots()]
+    emit({row["name"]: row for row in rows} if not as_json else {"snapshots": rows}, as_json)
+
+
+@snapshots.command("add")
+@click.argument("name")
+@click.argument("model")
+@click.option("--kind", type=click.Choice(["policy", "preference_model"]), default="policy", show_default=True)
+@workspace_option
+@json_option
+def add_snapshot(name: str, model: str, kind: str, workspace_path: Path, as_json: bool) -> None:
+    """Keep MODEL (a Hugging Face folder or hub id) as a snapshot called NAME."""
+    from prefloop.loop.snapshots import register
+
+    workspace = Workspace(workspace_path)
+    with workspace.store() as store:
+        snapshot = register(workspace, store, name, model, kind=kind)
+    emit(_row(snapshot), as_json)
+
+
+def _state_command(name: str, state: str, help: str) -> None:
+    @snapshots.command(name, help=help)
+    @click.argument("snapshot")
+    @workspace_option
+    @json_option
+    def change(snapshot: str, workspace_path: Path, as_json: bool) -> None:
+        from prefloop.loop.serving import publish
+
+        workspace = Workspace(workspace_path)
+        with workspace.store() as store:
+            found = store.snapshot(snapshot)
+            store.set_snapshot_state(found.id, state)  # type: ignore[arg-type]
+            publish(workspace, store)
+            emit(_row(store.snapshot(found.id)), as_json)
+
+
+_state_command("deploy", "deployed", "Serve SNAPSHOT (name or id), beside those that are deployed already.")
+_state_command("retire", "retired", "Serve SNAPSHOT (name or id) no longer; it stays in the workspace.")
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Tell what this machine can do, and what is missing."""
+    from prefloop.loop.doctor import examine
+
+    found = examine()
+    emit(found, as_json)
+    if found["missing"]:
+        raise GateError(f"Missing: {', '.join(found['missing'])}.")
+
+
+def _row(snapshot: Snapshot) -> dict[str, Any]:
+    kept = ("id", "name", "kind", "state", "hash", "path", "created_at")
+    return {key: value for key, value in snapshot.model_dump(mode="json").items() if key in kept}
+
+
+def _data_file(workspace: Workspace, file: Path) -> Path:
+    """A path as given, or below data.root."""
+    if file.exists() or file.is_absolute() or workspace.data_root is None:
+        return file
+    below = workspace.data_root / file
+    if not below.exists():
+        raise NotFoundError(f"There is no {file} here nor below data.root ({workspace.data_root}); check the path.")
+    return below
+
+
+COMMANDS = (init, import_, export, quality, snapshots, doctor)

@@ -1,0 +1,59 @@
+"""`prefloop serve` and `prefloop model-server`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prefloop.cli.output import emit, json_option, note, workspace_option
+from prefloop.workspace import Workspace
+
+
+@click.command()
+@click.option("--host", help="Address to listen on. Default: the setting serve.host.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of the page; 0 takes any free one.")
+@workspace_option
+@json_option
+def serve(host: str | None, port: int | None, workspace_path: Path, as_json: bool) -> None:
+    """Serve the page and the model server until interrupted."""
+    from prefloop.loop.serving import invitation
+    from prefloop.loop.serving import serve as serve_workspace
+    from prefloop.web import researcher_link
+
+    workspace = Workspace(workspace_path)
+    settings = workspace.settings.serve
+    with workspace.store() as store:
+
+        def ready(url: str) -> None:
+            if as_json:
+                emit({"url": url}, as_json)
+                return
+            emit({"page": url, "researcher (one use)": researcher_link(store, url)}, as_json)
+            for study in store.studies():
+                if study.state == "open":
+                    emit({f"invitation to {study.name}": invitation(store, url, study)}, as_json)
+            note("Stop with Ctrl-C.")
+
+        serve_workspace(
+            workspace, store, host=host or settings.host, port=settings.port if port is None else port, on_ready=ready
+        )
+
+
+@click.command("model-server")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8500, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of a forward pass.")
+@workspace_option
+def model_server(host: str, port: int, threads: int | None, workspace_path: Path) -> None:
+    """Serve the deployed snapshots to any OpenAI client, and PM scores."""
+    from prefloop.engine import serve as serve_models
+    from prefloop.loop.serving import publish
+
+    workspace = Workspace(workspace_path)
+    with workspace.store() as store:
+        manifest = publish(workspace, store)
+    serve_models(manifest, host=host, port=port, threads=threads)
+
+
+COMMANDS = (serve, model_server)

@@ -1,0 +1,80 @@
+"""`prefloop train lm|preference|policy RUN.toml`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prefloop.cli.output import Command, emit, json_option, workspace_option
+from prefloop.workspace import Workspace
+
+
+@click.group()
+def train() -> None:
+    """Train a language model, a preference model or a policy as RUN.toml says."""
+
+
+def _run_options(command: Command) -> Command:
+    options: list[Callable[[Any], Any]] = [
+        click.argument("run", type=click.Path(path_type=Path, dir_okay=False)),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of the file."),
+        click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint."),
+        click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop."),
+        workspace_option,
+        json_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@train.command()
+@_run_options
+def lm(run: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool, workspace_path: Path, as_json: bool) -> None:
+    """A language model on the workspace's conversations, or on the tiny world's."""
+    from prefloop.loop.runs import run_language_model
+    from prefloop.train.lm import LanguageRun
+
+    settings = LanguageRun.load([run], overrides)
+    if dry_run:
+        emit(settings.model_dump(mode="json"), as_json)
+    else:
+        emit(run_language_model(Workspace(workspace_path), settings, resume=resume), as_json)
+
+
+@train.command()
+@_run_options
+def preference(
+    run: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool, workspace_path: Path, as_json: bool
+) -> None:
+    """A preference model on the workspace's judgments, or PM pre-training on the tiny world's contrast pairs."""
+    from prefloop.loop.runs import run_preference
+    from prefloop.train.preference import PreferenceRun
+
+    settings = PreferenceRun.load([run], overrides)
+    if dry_run:
+        emit(settings.model_dump(mode="json"), as_json)
+    else:
+        emit(run_preference(Workspace(workspace_path), settings, resume=resume), as_json)
+
+
+@train.command()
+@_run_options
+def policy(
+    run: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool, workspace_path: Path, as_json: bool
+) -> None:
+    """A policy with PPO against one preference model, watched by another."""
+    from prefloop.loop.runs import run_policy
+    from prefloop.train.policy import PolicyRun
+
+    settings = PolicyRun.load([run], overrides)
+    if dry_run:
+        emit(settings.model_dump(mode="json"), as_json)
+    else:
+        emit(run_policy(Workspace(workspace_path), settings, resume=resume), as_json)
+
+
+COMMANDS = (train,)

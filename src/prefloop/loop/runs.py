@@ -1,0 +1,150 @@
+"""One training run from its settings: finds data and models, trains, registers what came out. Knows no formulas."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prefloop.errors import DataError, ModelError
+from prefloop.evals import evaluate_preference, write_preference_report
+from prefloop.loop.data import conversations_of, half_of, prompts_of, split, stored_pairs
+from prefloop.loop.snapshots import model_path, register
+from prefloop.models.preference import PreferenceModel
+from prefloop.runs import RunFolder, write_json
+from prefloop.sandbox import contrast_pairs, dialogues, world
+from prefloop.sandbox.tiny import SHIPPED, tiny_model
+from prefloop.schema import PreferencePair
+from prefloop.store import Store
+from prefloop.train.lm import LanguageRun, train_language_model
+from prefloop.train.policy import PolicyRun, train_policy
+from prefloop.train.preference import PreferenceRun, train_preference
+from prefloop.workspace import Workspace
+
+_EVALUATION_PROMPTS = 256
+
+
+def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool = False) -> dict[str, Any]:
+    """`prefloop train lm`: the texts are the workspace's preferred conversations, or the tiny world's."""
+    with workspace.store() as store:
+        if run.sandbox_dialogues:
+            texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
+        else:
+            pairs = _some(stored_pairs(store), "comparisons to take texts from")
+            texts = [list(conversation) for conversation in conversations_of(split(pairs, run.held_out_share).training)]
+        if run.start is not None:
+            run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+        folder = RunFolder.create(workspace.runs, "lm", run, name=run.name, resume=resume, texts=len(texts))
+        model = train_language_model(run, texts, folder, resume=resume)
+        snapshot = register(workspace, store, run.name, model, run_id=folder.path.name)
+    last = [row for row in folder.metrics() if "lm/held_out_loss" in row][-1:]
+    return {
+        "run": str(folder.path),
+        "snapshot": snapshot.name,
+        "held_out_loss": last[0]["lm/held_out_loss"] if last else None,
+        "texts": len(texts),
+    }
+
+
+def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = False) -> dict[str, Any]:
+    """`prefloop train preference`: trains on the workspace's judgments and evaluates on held-out conversations."""
+    with workspace.store() as store:
+        run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+        if run.sandbox_contrasts:
+            pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts))
+        else:
+            pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
+        training, held_out = split(pairs, run.held_out_share)
+        if run.half is not None:
+            training = [pair for pair in training if half_of(pair) == run.half]
+        folder = RunFolder.create(
+            workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(training)
+        )
+        trained = train_preference(run, training, folder, held_out, resume=resume)
+        snapshot = register(workspace, store, run.name, trained.path, kind="preference_model", run_id=folder.path.name)
+        result: dict[str, Any] = {
+            "run": str(folder.path),
+            "snapshot": snapshot.name,
+            "pairs": trained.pairs,
+            "dropped_long_pairs": trained.dropped_long_pairs,
+            "dropped_turns": trained.dropped_turns,
+        }
+        if held_out:
+            evaluation = evaluate_preference(
+                trained.model, held_out, store=store, model_id=snapshot.id, data=f"held-out {run.held_out_share:g}"
+            )
+            write_preference_report(evaluation, folder.path / "report.html", title=f"Preference model {run.name}")
+            write_json(folder.path / "evaluation.json", evaluation.model_dump(mode="json"))
+            result |= {
+                "held_out_pairs": evaluation.pairs,
+                "accuracy": evaluation.accuracy.model_dump(),
+                "longer_reply": evaluation.longer_reply.model_dump(),
+                "report": str(folder.path / "report.html"),
+            }
+    return result
+
+
+def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) -> dict[str, Any]:
+    """`prefloop train policy`: the prompts are the contexts of the workspace's comparisons."""
+    with workspace.store() as store:
+        update = {
+            name: resolve_model(workspace, store, getattr(run, name))
+            for name in ("policy", "preference_model", "held_out_preference_model")
+        }
+        run = run.model_copy(update=update)
+        training, held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1)
+        prompts, evaluation = prompts_of(training), prompts_of(held_out)[:_EVALUATION_PROMPTS]
+        folder = RunFolder.create(
+            workspace.runs, "policy", run, name=run.name, resume=resume, data=fingerprint(training)
+        )
+        result = train_policy(run, prompts, folder, evaluation, resume=resume)
+        snapshot = register(workspace, store, run.name, result.best.path, run_id=folder.path.name)
+    return {
+        "run": str(folder.path),
+        "snapshot": snapshot.name,
+        "episodes": result.best.episodes,
+        "score_train": result.best.score_train.model_dump(),
+        "score_held_out": result.best.score_held_out.model_dump(),
+        "score_held_out_at_start": result.snapshots[0].score_held_out.model_dump(),
+        "kl": result.best.kl.model_dump(),
+        "alarms": list(result.alarms),
+        "report": result.report,
+    }
+
+
+def resolve_model(workspace: Workspace, store: Store, path: Path) -> Path:
+    """A model folder; where there is none at `path`, the snapshot of that name, or a model that ships.
+
+    Errors:
+        ModelError: none of them.
+    """
+    if path.is_dir():
+        return path
+    name = path.name
+    if any(snapshot.name == name for snapshot in store.snapshots()):
+        return Path(model_path(workspace, store.snapshot(name)))
+    if name in SHIPPED:
+        return tiny_model(name)
+    known = ", ".join(snapshot.name for snapshot in store.snapshots()) or "none"
+    raise ModelError(f"{path} is no model folder and {name!r} is no snapshot (there are: {known}); check the name.")
+
+
+def fingerprint(pairs: Iterable[PreferencePair]) -> dict[str, Any]:
+    """What goes into a run's provenance about its data."""
+    digest, count = hashlib.sha256(), 0
+    for pair in pairs:
+        digest.update(pair.model_dump_json().encode())
+        count += 1
+    return {"pairs": count, "sha256": digest.hexdigest()}
+
+
+def load_preference_model(workspace: Workspace, store: Store, name: str) -> PreferenceModel:
+    """A PM by folder or snapshot name."""
+    return PreferenceModel.load(resolve_model(workspace, store, Path(name)))
+
+
+def _some(pairs: list[PreferencePair], what: str) -> list[PreferencePair]:
+    if not pairs:
+        raise DataError(f"The workspace holds no {what}; import some (prefloop import) or collect them.")
+    return pairs

@@ -1,0 +1,67 @@
+"""Settings of a round. The defaults are those of the demo on two cores; a deployment writes its own file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from prefloop.config import Config
+
+
+class CollectionSettings(Config):
+    """Judging: by simulated workers through the page's own routes, or by people who were invited."""
+
+    people: Literal["simulated", "invited"] = Field(
+        "simulated", description="'invited': the round waits until people have judged; resume it then"
+    )
+    helpful_comparisons: int = Field(2000, ge=1, description="comparisons to collect in helpful mode")
+    red_team_comparisons: int = Field(900, ge=0, description="comparisons to collect in red-team mode")
+    compared: int = Field(500, ge=1, description="comparisons between the new snapshot and its start, for Elo")
+    overlap: float = Field(0.04, ge=0.0, le=1.0, description="share of comparisons that a second worker judges too")
+    turns_per_conversation: int = Field(3, ge=1)
+    workers: int = Field(24, ge=1, description="simulated workers")
+    careless: float = Field(0.05, ge=0.0, le=1.0, description="simulated: share of judgments given at random")
+    temperature: float = Field(0.7, gt=0.0, description="simulated: of the Bradley-Terry noise, gold units")
+    seconds_per_judgment: float = Field(0.0, ge=0.0, description="simulated: time a judgment takes")
+
+
+class PreferenceSettings(Config):
+    """The two PMs of a round, one on each half of the judgments (paper 4.2)."""
+
+    epochs: int = Field(1, ge=1)
+    pairs_per_step: int = Field(16, ge=1)
+    learning_rate: float = Field(3e-4, gt=0.0)
+
+
+class PolicySettings(Config):
+    """PPO against the first PM, watched by the second."""
+
+    episodes: int = Field(6144, ge=1)
+    episodes_per_batch: int = Field(256, ge=2)
+    epochs: int = Field(2, ge=1)
+    minibatches: int = Field(4, ge=1)
+    learning_rate: float = Field(2e-4, gt=0.0)
+    value_learning_rate: float = Field(5e-4, gt=0.0)
+    kl_coefficient: float = Field(0.02, ge=0.0)
+    max_response_tokens: int = Field(80, ge=1)
+    snapshots: int = Field(8, ge=1)
+    extra_prompts: int = Field(2000, ge=0, description="sandbox: prompts drawn beside those of the judgments")
+    evaluation_prompts: int = Field(256, ge=8, description="the same at every snapshot; never trained on")
+
+
+class EvaluationSettings(Config):
+    """Sandbox only: what is measured against the known truth at the end."""
+
+    pairs: int = Field(2400, ge=2, description="held-out pairs for the preference models")
+    prompts: int = Field(600, ge=2, description="held-out prompts for the win rate")
+
+
+class RoundSettings(Config):
+    """`prefloop round start ROUND.toml`; `prefloop demo` runs the defaults."""
+
+    collection: CollectionSettings = CollectionSettings()
+    preference: PreferenceSettings = PreferenceSettings()
+    policy: PolicySettings = PolicySettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    seed: int = 0
