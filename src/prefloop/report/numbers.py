@@ -54,6 +54,6 @@ def format_cell(cell: Cell) -> str:
 
 def _digits(half_width: float) -> int:
     """Digits after the point at which the interval still moves."""
-    if half_width <= 0:
+    if half_width <= 0 or 0.01 <= half_width < 1:
         return 2
     return min(max(0, 1 - math.floor(math.log10(half_width)) - (half_width < 1)), 5)

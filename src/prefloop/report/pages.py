@@ -73,7 +73,7 @@ class Report:
 
     def section(self, title: str, text: str = "") -> Report:
         """Begins a section; what follows stands in it."""
-        self._sections.append({"title": title, "id": _anchor(title, len(self._sections)), "blocks": []})
+        self._sections.append({"title": title, "id": self._anchor(title), "blocks": []})
         return self.paragraph(text) if text else self
 
     def paragraph(self, text: str, tone: Tone = "plain") -> Report:
@@ -139,6 +139,12 @@ class Report:
             _write_whole(target, text)
         return path
 
+    def _anchor(self, title: str) -> str:
+        """A name for links to the section; a title used before gets the section's number."""
+        name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
+        taken = {section["id"] for section in self._sections}
+        return f"{name}-{len(self._sections) + 1}" if name in taken else name
+
     def _add(self, block: dict[str, Any]) -> Report:
         if not self._sections:
             self._sections.append({"title": "", "id": "top", "blocks": []})
@@ -192,10 +198,6 @@ def _thinned(rows: Sequence[Sequence[Cell]]) -> Sequence[Sequence[Cell]]:
         return rows
     places = {round(i * (len(rows) - 1) / (_MOST_PLOT_ROWS - 1)) for i in range(_MOST_PLOT_ROWS)}
     return [rows[place] for place in sorted(places)]
-
-
-def _anchor(title: str, number: int) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or f"section-{number + 1}"
 
 
 def _plain(value: Any) -> Any:

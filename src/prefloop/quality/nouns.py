@@ -1,0 +1,112 @@
+"""The nouns of a quality report: measured numbers, or the reason why there is none. Knows no store and no page."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from prefloop.schema import Interval, Mode, Noun, Tranche, now
+
+Level = Literal["good", "warning", "unknown"]
+
+
+class Measured(Noun):
+    """A number with its interval and n, or the sentence that says why it cannot be known. Never both."""
+
+    interval: Interval | None = None
+    unknown: str = ""
+
+
+class Finding(Noun):
+    """One sentence of the verdict, and what to do about it (empty where nothing is to be done)."""
+
+    level: Level
+    sentence: str
+    next_step: str = ""
+
+
+class VoidReason(Noun):
+    """Why comparisons count for nothing, and how many."""
+
+    reason: str
+    comparisons: int
+
+
+class Counts(Noun):
+    """What there is. Judgments are each worker's latest on a comparison; corrected ones are counted apart."""
+
+    comparisons: dict[str, int] = Field(description="by state")
+    void_reasons: tuple[VoidReason, ...]
+    judgments: int
+    corrected: int = Field(description="judgments that a later one replaced")
+    imported: int = Field(description="judgments that came from files; they have no worker, grade or time")
+    conversations: int
+    workers: int
+    by_tranche: dict[Tranche, int]
+    by_mode: dict[Mode, int]
+    by_grade: dict[int, int] = Field(description="in shown order; imported judgments have no grade")
+    weakest_share: Measured = Field(description="graded judgments of the two middle grades, which training leaves out")
+    void_share: Measured = Field(description="comparisons that are void, of all that are not open")
+
+
+class Agreement(Noun):
+    """Agreement of different workers on the same comparison; intervals are clustered by conversation."""
+
+    comparisons: int = Field(description="comparisons with judgments of two or more workers")
+    raw: Measured = Field(description="share of pairs of judgments with the same preferred side")
+    alpha_side: Measured = Field(description="Krippendorff's alpha, nominal, on the preferred side")
+    alpha_grade: Measured = Field(description="Krippendorff's alpha, ordinal, on the grade")
+
+
+class LengthEffect(Noun):
+    """What length does to the choice in one mode."""
+
+    longer_wins: Measured = Field(description="share of pairs whose longer reply (in characters) is the preferred one")
+    slope: Measured = Field(description="log-odds of being preferred per unit of ln(length ratio)")
+
+
+class Duplicates(Noun):
+    """Texts that came more than once."""
+
+    openings: int = Field(description="conversations with an opening turn")
+    repeated_openings: Measured = Field(description="share of conversations whose opening copies an earlier one")
+    most_repeated: tuple[tuple[str, int], ...] = Field(description="openings and how often they came, most first")
+    near_copies: int = Field(description="pairs of different openings at least 0.8 alike (Jaccard on 5-letter runs)")
+    near_copy_examples: tuple[tuple[str, str, float], ...]
+    openings_checked: int = Field(description="different openings looked at for near copies")
+    identical_responses: Measured = Field(description="share of judged comparisons whose two responses are one text")
+
+
+class WorkerQuality(Noun):
+    """One worker's numbers. A flag is a reason to look at the work, never a verdict on the person."""
+
+    worker_id: str
+    pseudonym: str
+    is_simulated: bool
+    judgments: int
+    side_a: Measured = Field(description="share of clicks on the side shown as A")
+    agreement: Measured = Field(description="share of pairs with others on the same comparison that agree")
+    weakest: Measured = Field(description="share of the two middle grades")
+    decision_seconds: Measured = Field(description="geometric mean of the time from both replies done to the judgment")
+    own_copies: Measured = Field(description="share of the worker's openings that copy an earlier one of their own")
+    flags: tuple[str, ...] = ()
+
+
+class QualityReport(Noun):
+    """Everything that the report says; its JSON dump is the report for programs."""
+
+    created_at: datetime = Field(default_factory=now)
+    scope: str = Field(description="which comparisons: mode, tranche, study")
+    verdict: tuple[Finding, ...]
+    counts: Counts
+    agreement: Agreement
+    agreement_without_weakest: Agreement
+    retest: Measured = Field(description="share of pairs seen again by the same worker that got the same preference")
+    side_a: Measured = Field(description="share of clicks on the side shown as A; 0.5 is fair")
+    finished_first: Measured = Field(description="share of clicks on the response that was complete first")
+    length: dict[Mode, LengthEffect]
+    decision_seconds: Measured = Field(description="geometric mean of the time from both replies done to the judgment")
+    duplicates: Duplicates
+    workers: tuple[WorkerQuality, ...] = Field(description="most judgments first")

@@ -1,0 +1,199 @@
+"""The quality report as a page for people. Knows the report's nouns and the page builder, and no store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefloop.quality.nouns import Measured, QualityReport, WorkerQuality
+from prefloop.report import Cell, Report, Tile, bar_plot, format_count, format_interval, format_number, interval_plot
+from prefloop.report.pages import Tone
+from prefloop.schema import Interval
+
+_TONES: dict[str, Tone] = {"good": "good", "warning": "warning", "unknown": "plain"}
+_MOST_WORKERS_DRAWN = 40
+
+
+def write_html(report: QualityReport, path: Path) -> Path:
+    """Writes the page to `path` and the report's JSON dump beside it (same name, `.json`); returns `path`.
+
+    Errors:
+        UserError: the folder cannot be written.
+    """
+    page = Report("Data quality", f"What the judgments are worth: {report.scope}.", report.created_at)
+    _verdict(page, report)
+    _counts(page, report)
+    if report.counts.judgments:
+        _agreement(page, report)
+        _biases(page, report)
+        _workers(page, report)
+    if report.duplicates.openings:
+        _duplicates(page, report)
+    return page.write(path, data=report.model_dump(mode="json"))
+
+
+def _verdict(page: Report, report: QualityReport) -> None:
+    page.section("Verdict")
+    for finding in report.verdict:
+        page.paragraph(" ".join(part for part in (finding.sentence, finding.next_step) if part), _TONES[finding.level])
+    if report.counts.judgments:
+        counts = report.counts
+        page.tiles(
+            [
+                Tile("Judgments", counts.judgments, _plural(counts.workers, "worker")),
+                Tile("Conversations", counts.conversations),
+                _tile("Agreement of two workers", report.agreement.raw, "share of the same preference"),
+                _tile("Alpha, on the side", report.agreement.alpha_side, "0 chance, 1 perfect"),
+                _tile("Clicks on side A", report.side_a, "0.5 is fair"),
+                _tile("Middle grades", counts.weakest_share, "left out of training"),
+            ]
+        )
+
+
+def _counts(page: Report, report: QualityReport) -> None:
+    counts = report.counts
+    page.section("What there is")
+    page.table(["comparisons", "count"], list(counts.comparisons.items()), "Comparisons by state")
+    if counts.void_reasons:
+        rows = [(reason.reason, reason.comparisons) for reason in counts.void_reasons]
+        page.table(["why void", "comparisons"], rows, "Why comparisons are void")
+    if not counts.judgments:
+        return
+    _number_or_reason(page, "Share of finished comparisons that are void", counts.void_share)
+    kinds = [(f"tranche: {_words(tranche)}", n) for tranche, n in counts.by_tranche.items() if n]
+    kinds += [(f"mode: {_words(mode)}", n) for mode, n in counts.by_mode.items() if n]
+    kinds += [("imported from files", counts.imported), ("corrected by a later judgment", counts.corrected)]
+    page.table(["judgments", "count"], kinds, "Judgments by kind")
+    if any(counts.by_grade.values()):
+        page.plot(
+            bar_plot(
+                {str(grade): n for grade, n in counts.by_grade.items()},
+                title="Grades in shown order",
+                x_label="grade (1: A is much better ... 8: B is much better)",
+                y_label="judgments",
+            ),
+            "4 and 5 mean about the same and are left out of training.",
+        )
+
+
+def _agreement(page: Report, report: QualityReport) -> None:
+    page.section("Agreement")
+    both = report.agreement, report.agreement_without_weakest
+    if all(part.raw.interval is None for part in both):
+        page.paragraph(f"Agreement between workers is not known. {report.agreement.raw.unknown}")
+    else:
+        page.paragraph(
+            f"{_plural(report.agreement.comparisons, 'comparison')} were judged by two or more workers. In the paper "
+            "researchers and workers agreed in about 63%. Low agreement may mean hard pairs as well as careless people."
+        )
+        rows: list[list[Cell]] = [
+            ["same preferred side (share of pairs of judgments)", *(_cell(part.raw) for part in both)],
+            ["alpha on the side (nominal)", *(_cell(part.alpha_side) for part in both)],
+            ["alpha on the grade (ordinal)", *(_cell(part.alpha_grade) for part in both)],
+        ]
+        page.table(["", "all judgments", "without middle grades"], rows)
+        reasons = {m.unknown for part in both for m in (part.raw, part.alpha_side, part.alpha_grade) if m.unknown}
+        for reason in sorted(reasons):
+            page.paragraph(f"Not known: {reason}")
+    _number_or_reason(page, "The same preference when a worker met a pair again", report.retest)
+
+
+def _biases(page: Report, report: QualityReport) -> None:
+    page.section("Position, speed and length")
+    known = {"clicked A": report.side_a, "clicked the one complete first": report.finished_first}
+    known |= {f"preferred the longer ({_words(mode)})": effect.longer_wins for mode, effect in report.length.items()}
+    drawn = {name: part.interval for name, part in known.items() if part.interval is not None}
+    if drawn:
+        page.plot(
+            interval_plot(drawn, title="Clicks and preferences against one half", x_label="share", reference=0.5),
+            "A longer reply may also be the better one; compare preference models with this baseline.",
+        )
+    for name, part in known.items():
+        if part.unknown:
+            page.paragraph(f"Not known, {name}: {part.unknown}")
+    for mode, effect in report.length.items():
+        name = f"Log-odds of being preferred per unit of ln(length ratio), {_words(mode)} mode"
+        _number_or_reason(page, name, effect.slope)
+    _number_or_reason(
+        page, "Seconds from both replies complete to the judgment (geometric mean)", report.decision_seconds
+    )
+
+
+def _workers(page: Report, report: QualityReport) -> None:
+    page.section("Workers")
+    workers = report.workers
+    if not workers:
+        page.paragraph("No judgment names its worker (imports do not), so nothing is known of single workers.")
+        return
+    flagged = [(worker.pseudonym, flag) for worker in workers for flag in worker.flags]
+    page.paragraph(
+        "A flag is a reason to read some of the work and never a ground for exclusion by itself: agreement falls on "
+        "hard topics too. Among honest workers one kind of flag falls on anybody in about one report of twenty."
+    )
+    if flagged:
+        page.table(["worker", "what stands out"], flagged, "Flags")
+    drawn = {worker.pseudonym: worker.side_a.interval for worker in workers[:_MOST_WORKERS_DRAWN]}
+    sides = {name: interval for name, interval in drawn.items() if interval is not None}
+    if sides:
+        page.plot(
+            interval_plot(sides, title="Clicks on side A by worker", x_label="share of clicks on A", reference=0.5),
+            "Sides are drawn by chance for every comparison, so a fair worker stands at one half.",
+        )
+    columns = [
+        "worker",
+        "judgments",
+        "clicks on A",
+        "agrees with others",
+        "middle grades",
+        "decision (s)",
+        "own copies",
+    ]
+    page.table(columns, [_worker_row(worker) for worker in workers], "All workers; a dash is what is not known")
+
+
+def _worker_row(worker: WorkerQuality) -> list[Cell]:
+    name = f"{worker.pseudonym} (simulated)" if worker.is_simulated else worker.pseudonym
+    parts = (worker.side_a, worker.agreement, worker.weakest, worker.decision_seconds, worker.own_copies)
+    return [name, worker.judgments, *(_cell(part) for part in parts)]
+
+
+def _duplicates(page: Report, report: QualityReport) -> None:
+    found = report.duplicates
+    page.section("Repeated texts")
+    _number_or_reason(page, "Conversations whose opening copies an earlier one", found.repeated_openings)
+    _number_or_reason(page, "Judged comparisons whose two responses are one text", found.identical_responses)
+    if found.most_repeated:
+        page.table(["opening", "times"], [(_clipped(text), n) for text, n in found.most_repeated], "Most repeated")
+    page.paragraph(
+        f"{_plural(found.near_copies, 'pair')} of nearly equal openings among "
+        f"{_plural(found.openings_checked, 'different opening')}."
+    )
+    if found.near_copy_examples:
+        rows = [(_clipped(first), _clipped(second), alike) for first, second, alike in found.near_copy_examples]
+        page.table(["one opening", "another", "similarity"], rows, "Most alike")
+
+
+def _number_or_reason(page: Report, name: str, part: Measured) -> None:
+    if part.interval is None:
+        page.paragraph(f"{name}: not known. {part.unknown}")
+    else:
+        page.paragraph(f"{name}: {format_interval(part.interval)} ({format_count(part.interval)}).")
+
+
+def _tile(label: str, part: Measured, note: str) -> Tile:
+    return Tile(label, part.interval, note if part.interval else part.unknown)
+
+
+def _cell(part: Measured) -> Interval | None:
+    return part.interval
+
+
+def _words(value: str) -> str:
+    return str(value).replace("_", " ")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{format_number(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def _clipped(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,113 @@
+"""Each planted fault is found by its own statistic, and honest workers are left alone at the stated rate."""
+
+from __future__ import annotations
+
+import pytest
+from workforce import Person, Plan, fill
+
+from prefloop.quality import Limits, QualityReport, quality_report
+from prefloop.quality.rows import read_rows
+from prefloop.quality.workers import worker_quality
+from prefloop.sandbox.judges import Traits
+from prefloop.schema import Mode
+from prefloop.store import Store
+
+_HONEST = [Person() for _ in range(6)]
+
+
+def _flags(report: QualityReport) -> dict[str, tuple[str, ...]]:
+    """Kinds of flags by pseudonym, flagged workers only."""
+    return {w.pseudonym: tuple(flag.partition(":")[0] for flag in w.flags) for w in report.workers if w.flags}
+
+
+def _warnings(report: QualityReport) -> str:
+    return " ".join(finding.sentence for finding in report.verdict if finding.level == "warning")
+
+
+def test_honest_workers_stand_out_in_nothing(one_store: Store) -> None:
+    fill(one_store, Plan(_HONEST, conversations=100))
+    report = quality_report(one_store)
+    assert _flags(report) == {}
+    assert _warnings(report) == ""
+    good = " ".join(finding.sentence for finding in report.verdict if finding.level == "good")
+    assert "Workers agree beyond chance" in good
+    assert "Clicks do not lean to a side" in good
+    assert "None of the 6 workers stands out" in good
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Person(Traits(side_bias=2.0, careless=0.0)), "side"),
+        (Person(Traits(side_bias=-2.0, careless=0.0)), "side"),
+        (Person(copies=0.6), "copies"),
+    ],
+)
+def test_a_fault_is_seen_in_its_worker_and_in_no_other(one_store: Store, fault: Person, kind: str) -> None:
+    fill(one_store, Plan([*_HONEST, fault]))
+    report = quality_report(one_store)
+    assert kind in _flags(report)["worker-7"]
+    assert set(_flags(report)) == {"worker-7"}
+    assert "1 of 7 workers stand out: worker-7" in _warnings(report)
+
+
+def test_a_careless_worker_agrees_less(one_store: Store) -> None:
+    fill(one_store, Plan([*_HONEST, Person(Traits(careless=1.0))], conversations=60, overlap=1.0))
+    report = quality_report(one_store)
+    assert _flags(report) == {"worker-7": ("agreement",)}
+    by_name = {worker.pseudonym: worker for worker in report.workers}
+    careless, honest = by_name["worker-7"].agreement.interval, by_name["worker-1"].agreement.interval
+    assert careless is not None
+    assert honest is not None
+    assert careless.low < 0.5 < careless.high  # random judgments agree by chance
+    assert honest.low > 0.5
+
+
+def test_a_workforce_that_leans_to_one_side_is_warned_of(one_store: Store) -> None:
+    fill(one_store, Plan([Person(Traits(side_bias=0.9, careless=0.0)) for _ in range(4)]))
+    assert "Clicks lean to one side" in _warnings(quality_report(one_store))
+
+
+def test_guessing_workers_hardly_agree(one_store: Store) -> None:
+    fill(one_store, Plan([Person(Traits(careless=1.0)) for _ in range(5)], overlap=1.0))
+    assert "Workers hardly agree" in _warnings(quality_report(one_store))
+
+
+@pytest.mark.parametrize("mode", [Mode.HELPFUL, Mode.RED_TEAM])
+def test_a_preference_for_length_is_seen_in_either_mode(one_store: Store, mode: Mode) -> None:
+    fill(one_store, Plan(_HONEST, mode=mode, length_effect=0.2))
+    report = quality_report(one_store)
+    slope = report.length[mode].slope.interval
+    assert slope is not None
+    assert slope.low > 0.5
+    assert f"In {mode.value.replace('_', '-')} mode the longer reply is preferred" in _warnings(report)
+    assert _flags(report) == {}
+
+
+def test_identical_responses_are_warned_of(one_store: Store) -> None:
+    fill(one_store, Plan(_HONEST, identical=0.3))
+    assert "show one text twice" in _warnings(quality_report(one_store))
+
+
+def test_limits_can_be_set(one_store: Store) -> None:
+    fill(one_store, Plan(_HONEST))
+    strict = quality_report(one_store, limits=Limits(least_alpha=0.9))
+    assert "Workers hardly agree" in _warnings(strict)
+
+
+def test_false_alarms_are_as_rare_as_stated(one_store: Store) -> None:
+    # 40 collections by 6 honest workers, 3 kinds of flags at 5% a kind: 40 * 3 * 0.05 = 6 flags expected at most;
+    # the difference that must matter as well makes them rarer. 12 is more than 2.4 standard deviations above.
+    flags = 0
+    for seed in range(40):
+        fill(one_store, Plan(_HONEST, conversations=20, seed=seed))
+    rows = read_rows(one_store, None, None, None)
+    size = len(rows.openings) // 40
+    for start in range(0, len(rows.openings), size):
+        openings = rows.openings[start : start + size]
+        conversations = {opening.conversation_id for opening in openings}
+        judgments = [row for row in rows.judgments if row.conversation_id in conversations]
+        workers = worker_quality(judgments, openings, {}, seed=0)
+        assert len(workers) == 6
+        flags += sum(len(worker.flags) for worker in workers)
+    assert flags <= 12
