@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.errors import DataError, ModelError
-from prefloop.losses import token_logps
+from prefloop.losses import sequence_kl, token_logps
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.trie import PackedBatch, pack, packed_hidden
 from prefloop.render import Renderer
@@ -31,9 +31,11 @@ __all__ = [
     "Prompt",
     "all_logps",
     "encode_prompts",
+    "kl_to_reference",
     "pack_responses",
     "padded",
     "response_logps",
+    "response_mask",
     "same_tokens",
     "score_replies",
     "token_parts",
@@ -114,6 +116,36 @@ def all_logps(
         packed = pack_responses([prompts[i] for i in part], [responses[i] for i in part], row_tokens).to(device)
         parts.append(response_logps(policy, packed).cpu())
     return torch.cat(parts)
+
+
+def kl_to_reference(
+    reference: Any,
+    prompts: Sequence[Sequence[int]],
+    samples: Sequence[Sample],
+    *,
+    row_tokens: int = 256,
+    tokens_per_forward: int = 8192,
+) -> list[float]:
+    """The k1 estimate of each reply's KL to a reference, nats, from the log-probabilities recorded while sampling.
+
+    Valid for replies drawn at temperature 1 without top-p and top-k.
+    """
+    responses = [sample.ids for sample in samples]
+    logp_reference = all_logps(
+        reference, prompts, responses, row_tokens=row_tokens, tokens_per_forward=tokens_per_forward
+    )
+    logp_policy = torch.tensor([logp for sample in samples for logp in sample.logps])
+    is_response = response_mask(responses)
+    kl: list[float] = sequence_kl(
+        padded(logp_policy, is_response), padded(logp_reference, is_response), is_response
+    ).k1.tolist()
+    return kl
+
+
+def response_mask(responses: Sequence[Sequence[int]]) -> Bool[Tensor, "batch response"]:
+    """True on the tokens of each reply in right-padded rows."""
+    lengths = torch.tensor([len(response) for response in responses])
+    return torch.arange(int(lengths.max())) < lengths[:, None]
 
 
 def token_parts(

@@ -17,7 +17,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prefloop.models.preference import PreferenceModel
-from prefloop.models.responses import Prompt, all_logps, pack_responses, padded, score_replies, token_parts
+from prefloop.models.responses import (
+    Prompt,
+    all_logps,
+    pack_responses,
+    padded,
+    response_mask,
+    score_replies,
+    token_parts,
+)
 from prefloop.models.sampling import TorchSampler
 from prefloop.models.value import ValueModel
 from prefloop.render import Renderer
@@ -146,8 +154,7 @@ def collect(
         lambda: score_replies(models.preference_model, models.renderer, prompts, samples),
         lambda: score_replies(models.held_out, models.renderer, prompts, samples),
     )
-    lengths = torch.tensor([len(response) for response in responses])
-    is_response = torch.arange(int(lengths.max())) < lengths[:, None]
+    is_response = response_mask(responses)
     return Rollout(
         prompts,
         samples,

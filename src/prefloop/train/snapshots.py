@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from pydantic import Field
 
-from prefloop.losses import sequence_kl
-from prefloop.models.responses import Prompt, all_logps, padded, score_replies
-from prefloop.schema import Interval, Message, Noun, Sample
+from prefloop.models.responses import Prompt, kl_to_reference, score_replies
+from prefloop.schema import Interval, Message, Noun
 from prefloop.stats import clustered_mean, clustered_share
 from prefloop.train.rollout import Budget, Models, Workers, sample_replies
 
@@ -68,7 +66,13 @@ def evaluate_snapshot(
     """Samples one reply to each prompt and measures them. Prompts are taken to be independent."""
     samples = sample_replies(models, prompts, 1, max_response_tokens, seed, workers)
     kl, train, held_out = workers.run(
-        lambda: kl_to_reference(models, prompts, samples, budget),
+        lambda: kl_to_reference(
+            models.reference,
+            [prompt.ids for prompt in prompts],
+            samples,
+            row_tokens=budget.row_tokens,
+            tokens_per_forward=budget.tokens_per_forward,
+        ),
         lambda: score_replies(models.preference_model, models.renderer, prompts, samples),
         lambda: score_replies(models.held_out, models.renderer, prompts, samples),
     )
@@ -87,23 +91,3 @@ def evaluate_snapshot(
         stopped=clustered_share([sample.finish_reason == "stop" for sample in samples]),
     )
     return Evaluated(snapshot=snapshot, scores_train=tuple(train))
-
-
-def kl_to_reference(
-    models: Models, prompts: Sequence[Prompt], samples: Sequence[Sample], budget: Budget
-) -> list[float]:
-    """The k1 estimate of each reply's KL to the reference, nats."""
-    logp_reference = all_logps(
-        models.reference,
-        [prompt.ids for prompt in prompts],
-        [sample.ids for sample in samples],
-        row_tokens=budget.row_tokens,
-        tokens_per_forward=budget.tokens_per_forward,
-    )
-    lengths = torch.tensor([len(sample.ids) for sample in samples])
-    is_response = torch.arange(int(lengths.max())) < lengths[:, None]
-    logp_policy = torch.tensor([logp for sample in samples for logp in sample.logps])
-    kl: list[float] = sequence_kl(
-        padded(logp_policy, is_response), padded(logp_reference, is_response), is_response
-    ).k1.tolist()
-    return kl
