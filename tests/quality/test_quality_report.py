@@ -259,7 +259,7 @@ def test_page_and_json_lie_side_by_side_and_agree(one_store: Store, tmp_path: Pa
     html = path.read_text(encoding="utf-8")
     for heading in ("Verdict", "What there is", "Agreement", "Position, speed and length", "Workers", "Repeated texts"):
         assert f"<h2>{heading}</h2>" in html
-    assert "worker-3 (simulated)" in html
+    assert "3 of 3 workers are simulated." in html
     assert html.index("<h2>Verdict</h2>") < html.index("<h2>What there is</h2>")
 
 

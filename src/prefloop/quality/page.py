@@ -148,12 +148,15 @@ def _workers(page: Report, report: QualityReport) -> None:
         "own copies",
     ]
     page.table(columns, [_worker_row(worker) for worker in workers], "All workers; a dash is what is not known")
+    if simulated := sum(worker.is_simulated for worker in workers):
+        page.paragraph(
+            f"{simulated} of {_plural(len(workers), 'worker')} {'is' if simulated == 1 else 'are'} simulated."
+        )
 
 
 def _worker_row(worker: WorkerQuality) -> list[Cell]:
-    name = f"{worker.pseudonym} (simulated)" if worker.is_simulated else worker.pseudonym
     parts = (worker.side_a, worker.agreement, worker.weakest, worker.decision_seconds, worker.own_copies)
-    return [name, worker.judgments, *(_cell(part) for part in parts)]
+    return [worker.pseudonym, worker.judgments, *(_cell(part) for part in parts)]
 
 
 def _duplicates(page: Report, report: QualityReport) -> None:
