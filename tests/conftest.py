@@ -15,12 +15,14 @@ import tempfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import settings
 
 from prefloop.store import Store
+from prefloop.store.migrations import HEAD
+from prefloop.store.tables import metadata
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NEEDS = {"data_root": "real_data", "chromium_path": "browser", "postgres_cluster": "postgres"}
@@ -81,11 +83,12 @@ class PostgresCluster:
 
     def __init__(self, folder: Path, programs: Path, as_postgres: list[str]) -> None:
         self._folder, self._programs, self._as_postgres = folder, programs, as_postgres
-        self._names = (f"test_{number}" for number in count(1))
+        self._numbers = count(1)
+        self._current: str | None = None
 
     def start(self) -> None:
         # Without fsync: the server itself is never killed in these tests, only its clients.
-        options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' -c fsync=off"
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' -c fsync=off -c autovacuum=off"
         data = str(self._folder / "data")
         self._run("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
         self._run("pg_ctl", "start", "-w", "-D", data, "-l", str(self._folder / "log"), "-o", options)
@@ -106,19 +109,31 @@ class PostgresCluster:
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://postgres@/{database}?host={self._folder}"
 
-    def execute(self, statement: str) -> None:
-        """One statement outside of any transaction."""
+    def execute(self, statement: str, database: str = "postgres") -> list[Any]:
+        """One statement outside of any transaction; its rows."""
         import psycopg
 
-        with psycopg.connect(f"host={self._folder} user=postgres dbname=postgres", autocommit=True) as connection:
-            connection.execute(statement.encode())
+        with psycopg.connect(f"host={self._folder} user=postgres dbname={database}", autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
 
     def database(self) -> Iterator[str]:
-        """The URL of a fresh migrated database, dropped afterwards."""
-        name = next(self._names)
-        self.execute(f"CREATE DATABASE {name} TEMPLATE template_prefloop")
-        yield self.url(name)
-        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        """The URL of an empty migrated database.
+
+        It is emptied and used again, because making one takes PostgreSQL half a second; a test that leaves another
+        revision behind costs a new one.
+        """
+        if self._current is None:
+            self._current = f"test_{next(self._numbers)}"
+            self.execute(f"CREATE DATABASE {self._current} TEMPLATE template_prefloop")
+        yield self.url(self._current)
+        others = f"FROM pg_stat_activity WHERE datname = '{self._current}' AND pid <> pg_backend_pid()"
+        self.execute(f"SELECT pg_terminate_backend(pid) {others}")
+        if self.execute("SELECT version_num FROM alembic_version", self._current) == [(HEAD,)]:
+            tables = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
+            self.execute(f"TRUNCATE {tables} RESTART IDENTITY", self._current)
+        else:
+            self._current = None
 
 
 @pytest.fixture(scope="session")
@@ -177,7 +192,7 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def postgres_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
-    """The URL of a fresh migrated PostgreSQL database."""
+    """The URL of an empty migrated PostgreSQL database."""
     yield from postgres_cluster.database()
 
 

@@ -115,7 +115,7 @@ class _PairChunk:
         found: dict[str, str] = {}
         for chunk in chunks(dict.fromkeys(digests)):
             statement = select(table.c.import_digest, table.c.id).where(table.c.import_digest.in_(chunk))
-            found.update(self._unit.connection.execute(statement).tuples().all())
+            found.update((digest, id) for digest, id in self._unit.connection.execute(statement))
         return found
 
     def _row(self, table: Table, **values: Any) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Insert, func, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from prefloop.errors import DataError
@@ -37,8 +37,8 @@ class Results(Database):
         def work(unit: Unit) -> int:
             added = 0
             for chunk in chunks(rows):
-                result = unit.connection.execute(_insert_new(unit).values(chunk))
-                added += result.rowcount
+                new = _insert_new(unit).values(chunk).returning(tables.score.c.response_id)
+                added += len(unit.connection.execute(new).all())
             for model in sorted({row["preference_model_id"] for row in rows}):
                 unit.log("store", "scores.added", model, count=added)
             return added
@@ -50,7 +50,7 @@ class Results(Database):
         table = tables.score
         statement = select(table.c.response_id, table.c.value).where(table.c.preference_model_id == preference_model_id)
         with self._read() as connection:
-            return dict(connection.execute(statement).tuples().all())
+            return {row.response_id: row.value for row in connection.execute(statement)}
 
     def save_round(self, round: Round) -> Round:
         """Keeps the round as a new version; earlier ones stay."""
@@ -115,7 +115,8 @@ class Results(Database):
             return [Event(**row) for row in connection.execute(statement).mappings()]
 
 
-def _insert_new(unit: Unit) -> Insert:
+def _insert_new(unit: Unit) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that leaves what is there alone; each engine has its own spelling of it."""
     if unit.connection.dialect.name == "postgresql":
         return postgresql.insert(tables.score).on_conflict_do_nothing()
     return sqlite.insert(tables.score).on_conflict_do_nothing()
