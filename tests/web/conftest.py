@@ -108,17 +108,21 @@ def sqlite_store(sqlite_url: str) -> Iterator[Store]:
 
 @pytest.fixture
 def open_room(sqlite_store: Store) -> RoomMaker:
-    """`async with open_room(...) as room`: the app with its lifespan; arguments are page settings and `responder`."""
+    """`async with open_room(...) as room`: the app with its lifespan; on SQLite, or on the `store` that is given."""
 
     @asynccontextmanager
     async def opened(
-        responder: FakeResponder | None = None, quality_report: Path | None = None, **page: Any
+        responder: FakeResponder | None = None,
+        quality_report: Path | None = None,
+        store: Store | None = None,
+        **page: Any,
     ) -> AsyncIterator[Room]:
         answers = responder or FakeResponder()
         settings = PageSettings(**{"flush_seconds": 0.0, "cache_seconds": 0.0, "seed": 5, **page})
-        app = create_app(WorkspaceSettings(), sqlite_store, answers, page=settings, quality_report=quality_report)
+        kept = store or sqlite_store
+        app = create_app(WorkspaceSettings(), kept, answers, page=settings, quality_report=quality_report)
         async with app.router.lifespan_context(app):
-            room = Room(sqlite_store, answers, app)
+            room = Room(kept, answers, app)
             yield room
             for client in room.clients:
                 await client.aclose()

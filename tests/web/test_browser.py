@@ -256,6 +256,7 @@ def test_while_streaming_no_side_runs_ahead_and_nothing_can_be_judged(
 def test_shown_only_when_complete(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     page = open_page(live_server.invite(a_study(live_server.store)))
     page.click("text=Agree and begin")
+    page.wait_for_selector("#composer:visible")
     page.click("text=Keys")
     page.check("#when-complete")
     page.keyboard.press("Escape")

@@ -22,8 +22,8 @@ def error_of(answer: Any) -> tuple[int, str]:
     return answer.status_code, body["error"]["code"]
 
 
-async def test_a_whole_conversation_is_kept_with_its_provenance(open_room: Callable[..., Any]) -> None:
-    async with open_room() as room:
+async def test_a_whole_conversation_is_kept_with_its_provenance(open_room: Callable[..., Any], store: Store) -> None:
+    async with open_room(store=store) as room:
         study = a_study(room.store, sampling=SamplingSettings(temperature=0.7, max_response_tokens=9))
         worker = await room.worker(study)
         conversation = await worker.begin()
@@ -320,8 +320,24 @@ async def test_closed_and_full_studies_begin_nothing(open_room: Callable[..., An
         assert error_of(await worker.post("/api/conversations", {"study_id": paused.id})) == (409, "study_closed")
 
 
-async def test_second_opinions_are_leased_to_one_other_worker(open_room: Callable[..., Any]) -> None:
+async def test_a_paused_study_stops_conversations_under_way_and_keeps_them(open_room: Callable[..., Any]) -> None:
     async with open_room() as room:
+        study = a_study(room.store)
+        worker = await room.worker(study)
+        conversation = await worker.begin()
+        comparison = await worker.turn(conversation)
+        room.store.set_study_state(study.id, "paused")
+        assert (await worker.judge(comparison)).status_code == 201  # what was read may be judged
+        refused = await worker.post(f"/api/conversations/{conversation}/messages", {"text": "More"})
+        assert error_of(refused) == (409, "study_closed")
+        assert (await worker.state())["phase"] == "closed"
+        room.store.set_study_state(study.id, "open")
+        assert (await worker.state())["phase"] == "write"
+        await worker.turn(conversation, "More")
+
+
+async def test_second_opinions_are_leased_to_one_other_worker(open_room: Callable[..., Any], store: Store) -> None:
+    async with open_room(store=store) as room:
         study = a_study(room.store, overlap=1.0)
         author, second, third = [await room.worker(study) for _ in range(3)]
         comparison = await author.turn(await author.begin(), "Tell me")

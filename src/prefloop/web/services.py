@@ -49,7 +49,11 @@ def services_of(request: Request) -> Services:
     return services
 
 
-Shared = Annotated[Services, Depends(services_of)]
+async def _shared(request: Request) -> Services:
+    return services_of(request)
+
+
+Shared = Annotated[Services, Depends(_shared)]  # asynchronous: a plain function would run in a thread of its own
 
 
 async def _signed_in(request: Request, role: Literal["worker", "researcher"]) -> Worker:

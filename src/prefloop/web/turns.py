@@ -126,8 +126,8 @@ class Turns:
 
     async def closed_because(self, study: Study) -> str | None:
         """Why no new conversation can begin, in a sentence; None while it can."""
-        if study.state != "open":
-            return f"This study is {study.state} at the moment. Thank you for your help so far."
+        if (reason := stopped_message(study)) is not None:
+            return reason
         if study.target_comparisons is not None:
             progress = await self._recall(self._store.progress, study.id)
             if progress.comparisons.get(ComparisonState.JUDGED, 0) >= study.target_comparisons:
@@ -193,6 +193,7 @@ class Turns:
         standing = await self._own(worker, conversation_id)
         if standing.phase != "write":
             raise Problem(409, *_REFUSALS[standing.phase])
+        _refuse_while_stopped(standing.study)
         reply = await self._continue(standing)
         message = TreeMessage(
             conversation_id=conversation_id, parent_id=reply.id if reply else None, role="user", text=text
@@ -207,6 +208,7 @@ class Turns:
         standing = await self._own(worker, conversation_id)
         if standing.phase != "void":
             raise Problem(409, "not_void", "New answers are for a pair that does not count; this one does.")
+        _refuse_while_stopped(standing.study)
         return await self._ask(standing, standing.messages)
 
     async def end(self, worker: Worker, conversation_id: str) -> None:
@@ -358,6 +360,18 @@ def void_message(comparison: Comparison | None) -> str:
         return VOID_MESSAGES["restarted"]
     reason = (comparison.void_reason or "").removeprefix("a response failed: ").split(":")[0]
     return VOID_MESSAGES.get(reason, VOID_MESSAGES["failed"])
+
+
+def stopped_message(study: Study) -> str | None:
+    """Why nobody may go on at all, not even in a conversation under way; None while the study is open."""
+    return (
+        None if study.state == "open" else f"This study is {study.state} at the moment. Thank you for your help so far."
+    )
+
+
+def _refuse_while_stopped(study: Study) -> None:
+    if (reason := stopped_message(study)) is not None:
+        raise Problem(409, "study_closed", reason)
 
 
 def _refuse_unfinished(comparison: Comparison) -> None:

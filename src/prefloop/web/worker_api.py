@@ -14,7 +14,7 @@ from prefloop.web.broker import Offsets
 from prefloop.web.markdown import render_markdown
 from prefloop.web.problems import Problem
 from prefloop.web.services import Services, Shared, SignedInWorker
-from prefloop.web.turns import Decision, InputDevice, continued_side, void_message
+from prefloop.web.turns import Decision, InputDevice, continued_side, stopped_message, void_message
 
 router = APIRouter(prefix="/api", tags=["worker"])
 MAX_REASON_TAGS = 16
@@ -194,6 +194,9 @@ async def _state(shared: Services, worker: Worker, study: Study) -> dict[str, An
     standing = await shared.turns.standing(worker, study)
     number = await shared.threads.run(shared.store.conversation_count, worker.id, study.id)
     closed = await shared.turns.closed_because(study)
+    stopped = stopped_message(study)
+    if stopped is not None and standing is not None and standing.phase in ("write", "void"):
+        return {"phase": "closed", "message": stopped, "messages": _messages(list(standing.messages))}
     if standing is None:
         if closed is not None:
             return {"phase": "closed", "message": closed, "messages": []}
