@@ -97,6 +97,7 @@ async def test_the_printed_link_and_signing_out(open_room: Callable[..., Any]) -
         assert link.startswith("http://testserver/join/")
         assert (await client.get(link)).headers["location"] == "/researcher"
         assert (await client.get("/researcher")).status_code == 200
+        assert (await room.http().get(link)).status_code == 409  # good once
         session = client.cookies["prefloop_researcher"]
         assert (await client.post("/researcher/sign-out")).status_code == 303
         client.cookies.set("prefloop_researcher", session)

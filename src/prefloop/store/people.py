@@ -53,7 +53,7 @@ class People(Database):
         Args:
             study_id: where the worker begins; None invites to the workspace (a researcher, say).
             pseudonym: name of the worker it makes; later ones of the same link get a number behind it.
-            uses: how many people may come by this link; with 1 it stays one person's own way in; None is no limit.
+            uses: how many people may come by this link; with 1 it stays one worker's own way in; None is no limit.
         """
         if uses is not None and uses < 1:
             raise StateError(f"An invitation for {uses} uses lets nobody in; give 1 or more.")
@@ -82,8 +82,8 @@ class People(Database):
     def accept_invitation(self, token: str) -> tuple[Worker, str | None]:
         """The worker who comes by this link, and the study it leads to.
 
-        The first use makes the worker. A link for one person gives the same worker again; one for several makes a
-        new worker each time.
+        The first use makes the worker. A link for one worker gives the same worker again; one for several makes a new
+        worker each time. A researcher's link for one is good once: it opens everybody's texts.
 
         Errors:
             NotFoundError: no such invitation.
@@ -103,7 +103,7 @@ class People(Database):
             accepted = unit.connection.scalars(
                 select(acceptance.c.worker_id).where(acceptance.c.digest == digest).order_by(acceptance.c.place)
             ).all()
-            if accepted and row["uses"] == 1:
+            if accepted and row["uses"] == 1 and row["role"] == "worker":
                 return worker_from(one_row(unit.connection, tables.worker, accepted[0], "worker")), row["study_id"]
             if row["uses"] is not None and len(accepted) >= row["uses"]:
                 raise StateError(
