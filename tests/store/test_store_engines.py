@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,11 @@ class _Boom(Exception):
 
 def test_units_that_wait_together_share_a_commit_and_fail_alone(sqlite_url: str) -> None:
     commits: list[Any] = []
-    may_go = threading.Event()
+    started, may_go = threading.Event(), threading.Event()
+
+    def hold(_: Unit) -> bool:
+        started.set()
+        return may_go.wait(30)
 
     def add(store: Store, number: int) -> None:
         def work(unit: Unit) -> None:
@@ -132,12 +137,11 @@ def test_units_that_wait_together_share_a_commit_and_fail_alone(sqlite_url: str)
     with Store.open(sqlite_url) as store, ThreadPoolExecutor(10) as pool:
         event.listen(store._engine, "commit", commits.append)
         waiting = store._writer._queue  # type: ignore[union-attr]
-        first = pool.submit(store._write, lambda _: may_go.wait(30))
-        while not waiting.empty() or first.done():  # the first unit runs, and holds the writer until may_go
-            pass
+        first = pool.submit(store._write, hold)
+        assert started.wait(30)  # the first unit runs, and holds the writer until may_go
         others = [pool.submit(add, store, number) for number in range(8)]
         while waiting.qsize() < 8:
-            pass
+            time.sleep(0.01)
         may_go.set()
         assert first.result() is True
         failures = [str(error) for future in others if (error := future.exception()) is not None]

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from sqlite3 import Error as SqliteError
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -77,7 +78,7 @@ class WriterThread:
             with self._engine.begin() as connection:
                 for job in group:
                     outcomes.append(_attempt(connection, job.work))
-        except (SQLAlchemyError, UnavailableError) as error:
+        except (SQLAlchemyError, SqliteError, UnavailableError) as error:
             for job in group:
                 job.future.set_exception(error)
             return
