@@ -69,9 +69,10 @@ def model_path(manifest: Path, snapshot: Snapshot) -> str:
                 "base model and register that folder."
             )
         return str(folder)
-    parts = Path(snapshot.path).parts
-    is_hub_id = 1 <= len(parts) <= 2 and parts[0] not in ("/", ".", "..", "~")
-    if not is_hub_id or (len(parts) == 2 and (folder.parent.is_dir() or not snapshot.path.isascii())):
+    # What may be a hub id: NAME, or OWNER/NAME where OWNER is no folder here.
+    owner, _, name = snapshot.path.rpartition("/")
+    is_hub_id = name and "/" not in owner and not snapshot.path.startswith((".", "~", "/"))
+    if not is_hub_id or (owner and folder.parent.is_dir()):
         raise ModelError(
             f"Snapshot {snapshot.name!r} has no model at {folder}; put the folder back or retire the snapshot."
         )

@@ -148,5 +148,5 @@ def sentence_of(fault: Any) -> tuple[str, str | None]:
     if fault["type"] == "missing":
         return f"The parameter {place!r} is missing.", param
     if not place:
-        return f"The body is wrong: {message}.", None
+        return "The body must be a JSON object, sent with Content-Type: application/json.", None
     return f"The parameter {place!r} is wrong: {message}.", param

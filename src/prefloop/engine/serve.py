@@ -85,5 +85,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Below Python's buffers, whose lock a waiting thread would hold while the interpreter shuts down.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     os._exit(1)

@@ -54,7 +54,7 @@ class TextStream:
 
 
 class StopFilter:
-    """Text in pieces -> text up to the first stop string, also where that spans pieces."""
+    """Text in pieces -> text up to the stop string that is complete first, however the text is cut into pieces."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = [text for text in stop if text]
@@ -66,10 +66,11 @@ class StopFilter:
         if self.is_stopped:
             return ""
         text = self._held + piece
-        found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        found = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
         if found:
             self.is_stopped, self._held = True, ""
-            return text[: min(found)]
+            _, start = min(found)
+            return text[:start]
         kept = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
