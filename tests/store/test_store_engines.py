@@ -18,10 +18,11 @@ from sqlalchemy import Connection, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from prefloop.errors import StateError, UnavailableError
-from prefloop.schema import Worker
+from prefloop.schema import Response, Worker, now
 from prefloop.store import Store, migrations
 from prefloop.store.database import Unit
 from prefloop.store.people import insert_worker
+from prefloop.store.rows import comparison_row, row_of
 from prefloop.store.tables import metadata
 
 
@@ -218,3 +219,19 @@ def _refuses(store: Store, table: str, row: dict[str, Any]) -> None:
     with pytest.raises(StateError, match="refused the change") as caught:
         store._write(lambda unit: unit.insert(metadata.tables[table], row))
     assert isinstance(caught.value.__cause__, IntegrityError)
+
+
+def test_the_database_itself_refuses_a_second_live_comparison_and_lease(scene: Any) -> None:
+    first, elsewhere = scene.judged(), scene.judged()
+    row = comparison_row(elsewhere, overlap_draw=0.0)
+    same_turn = {**row, "id": "new", "conversation_id": first.conversation_id, "turn": first.turn}
+    unused = [Response(state="done"), Response(state="done")]
+    scene.store._write(lambda unit: unit.insert(metadata.tables["response"], *(row_of(one) for one in unused)))
+    same_turn |= {"response_a_id": unused[0].id, "response_b_id": unused[1].id}
+    _refuses(scene.store, "comparison", same_turn)
+    scene.store._write(lambda unit: unit.insert(metadata.tables["comparison"], {**same_turn, "state": "void"}))
+
+    scene.store.lease_overlap(scene.study.id, scene.ben.id, 60)
+    lease = {"study_id": scene.study.id, "expires_at": now()}
+    _refuses(scene.store, "lease", {**lease, "comparison_id": first.id, "worker_id": scene.ada.id})
+    _refuses(scene.store, "lease", {**lease, "comparison_id": elsewhere.id, "worker_id": scene.ben.id})
