@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from jinja2 import TemplateError
+
 from prefloop.errors import DataError, ModelError
 from prefloop.schema import Message, Role
 
@@ -53,6 +55,14 @@ class _Pieces:
     end: list[int]
 
 
+class _Template(NamedTuple):
+    """What a chat template writes; `start_with_system` stands before a conversation that begins with a system turn."""
+
+    start: list[int]
+    start_with_system: list[int]
+    pieces: dict[Role, _Pieces]
+
+
 class Renderer:
     """Builds prompts for one tokenizer.
 
@@ -70,13 +80,14 @@ class Renderer:
             raise ModelError("The tokenizer has no EOS token; set `eos_token` in its tokenizer_config.json.")
         self.pad_id: int = _pad_id(tokenizer)
         self._start: list[int] = []
+        self._start_with_system: list[int] = []
         if self.layout == "own":
             self._pieces = {role: _Pieces([self._special(f"<|{role}|>")], [self._special(END)]) for role in _HH_HEADERS}
         elif self.layout == "template":
-            self._start, self._pieces = _template_pieces(tokenizer)
+            self._start, self._start_with_system, self._pieces = _read_template(tokenizer)
         else:
             bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-            self._start = bos
+            self._start = self._start_with_system = bos
             eos = [tokenizer.eos_token_id]
             self._pieces = {
                 role: _Pieces(self._encode_trusted(header), eos if role == "assistant" else [])
@@ -101,19 +112,23 @@ class Renderer:
         return ids
 
     def reply_ids(self, text: str) -> list[int]:
-        """A reply as it follows a context: text and end token, at which a PM's score is read."""
-        return self.text_ids(text) + self._pieces["assistant"].end
+        """A reply as a policy gives it after a context: text and end token, at which a PM's score is read.
+
+        A template's turn may go on behind the end token (with a newline, say); the reply does not.
+        """
+        return [*self.text_ids(text), self.end_id]
 
     def context_ids(self, messages: Sequence[Message]) -> list[int]:
         """All turns and the assistant's header: what a policy answers."""
-        ids = list(self._start)
+        ids = self._start_of(messages)
         for message in messages:
             ids += self.turn_ids(message)
         return ids + self._pieces["assistant"].header
 
     def conversation(self, messages: Sequence[Message]) -> Rendered:
         """A whole conversation with the mask of what a policy wrote."""
-        ids, is_response = list(self._start), [False] * len(self._start)
+        ids = self._start_of(messages)
+        is_response = [False] * len(ids)
         for message in messages:
             turn, header = self.turn_ids(message), len(self._pieces[message.role].header)
             ids += turn
@@ -146,6 +161,11 @@ class Renderer:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text.removeprefix(" ") if self.layout == "hh" else text
 
+    def _start_of(self, messages: Sequence[Message]) -> list[int]:
+        """What stands before the first turn; a template's own system text gives way to one that is given."""
+        begins_with_system = bool(messages) and messages[0].role == "system"
+        return list(self._start_with_system if begins_with_system else self._start)
+
     def _encode_trusted(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
@@ -173,8 +193,12 @@ def _pad_id(tokenizer: Any) -> int:
     )
 
 
-def _template_pieces(tokenizer: Any) -> tuple[list[int], dict[Role, _Pieces]]:
-    """Reads start, headers and ends off a chat template, and checks that turns are independent of each other."""
+def _read_template(tokenizer: Any) -> _Template:
+    """Reads the pieces off a chat template. Where that takes no system turn, such a turn is written as a user's.
+
+    Errors:
+        ModelError: turns are not written independently of each other, or a reply has no end.
+    """
 
     def text(messages: list[dict[str, str]], generate: bool = False) -> str:
         rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
@@ -190,28 +214,36 @@ def _template_pieces(tokenizer: Any) -> tuple[list[int], dict[Role, _Pieces]]:
         end_user = end_user[: end_user.index("RRR")].removesuffix(header_assistant)
         end_assistant = two[two.index("RRR") + 3 :]
         start = one[: one.index("QQQ")].removesuffix(header_user)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, TemplateError) as error:
         raise ModelError(
             f"The tokenizer's chat template is not a sequence of turns ({error}); give it a plain one."
         ) from None
+    start_with_system = start
     try:
         with_system = text([{"role": "system", "content": "SSS"}, user])
-        before = with_system[: with_system.index("SSS")].removeprefix(start)
+        before = with_system[: with_system.index("SSS")]
+        if not before.startswith(start):  # `start` holds a system text of the template's own
+            start_with_system = tokenizer.bos_token if before.startswith(tokenizer.bos_token or "\0") else ""
+        before = before.removeprefix(start_with_system)
         after = with_system[with_system.index("SSS") + 3 :].removesuffix(f"{header_user}QQQ{end_user}")
-    except Exception as error:  # a template may raise anything where it has no system role
-        if "system" not in str(error).lower() and not isinstance(error, ValueError):
-            raise
+    except (ValueError, TypeError, TemplateError):  # it raises, or leaves the text out
         before, after = header_user, end_user
     rebuilt = start + 2 * f"{header_user}QQQ{end_user}{header_assistant}RRR{end_assistant}"
-    if rebuilt != four:
-        raise ModelError("The tokenizer's chat template treats turns differently by place; give it a plain one.")
+    if rebuilt != four or not end_assistant:
+        raise ModelError(
+            "The tokenizer's chat template treats turns differently by place, or ends no reply; give it a plain one."
+        )
 
     def ids(piece: str) -> list[int]:
         encoded: list[int] = tokenizer(piece, add_special_tokens=False)["input_ids"]
         return encoded
 
-    return ids(start), {
-        "system": _Pieces(ids(before), ids(after)),
-        "user": _Pieces(ids(header_user), ids(end_user)),
-        "assistant": _Pieces(ids(header_assistant), ids(end_assistant)),
-    }
+    return _Template(
+        ids(start),
+        ids(start_with_system),
+        {
+            "system": _Pieces(ids(before), ids(after)),
+            "user": _Pieces(ids(header_user), ids(end_user)),
+            "assistant": _Pieces(ids(header_assistant), ids(end_assistant)),
+        },
+    )

@@ -1,0 +1,234 @@
+"""Rendering against what tokenizers themselves make of a conversation: our layout, five families of templates, HH."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jinja2 import TemplateError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from prefloop.errors import DataError, ModelError
+from prefloop.models.language import train_tokenizer
+from prefloop.render import END, SPECIAL_TOKENS, Renderer
+from prefloop.schema import Message
+
+CHATML = """{%- for m in messages %}
+    {{- '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+DEFAULT_SYSTEM = (
+    """{%- if messages[0]['role'] != 'system' %}
+    {{- '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{%- endif %}"""
+    + CHATML
+)
+NO_SYSTEM = """{{- bos_token }}{%- for m in messages %}
+    {%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{- raise_exception('Roles must alternate') }}{%- endif %}
+    {%- if m['role'] == 'user' %}{{- '[INST] ' + m['content'] + ' [/INST]' }}
+    {%- else %}{{- m['content'] + eos_token }}{%- endif %}{%- endfor %}"""
+OTHER_END = """{{- bos_token }}{%- for m in messages %}
+    {{- '<turn>' + m['role'] + '\n' + m['content'] + '</turn>\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<turn>assistant\n' }}{%- endif %}"""
+SYSTEM_LEFT_OUT = """{%- for m in messages if m['role'] != 'system' %}
+    {{- '<turn>' + m['role'] + ':' + m['content'] + '</turn>' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<turn>assistant:' }}{%- endif %}"""
+BY_PLACE = """{%- for m in messages %}{{- loop.index|string + m['role'] + ':' + m['content'] + eos_token }}{%- endfor %}
+{%- if add_generation_prompt %}{{- 'assistant:' }}{%- endif %}"""
+REFUSES = "{{ raise_exception('no') }}"
+
+USER = Message(role="user", text="Where is the red key?")
+ANSWER = Message(role="assistant", text="It is in the kitchen.\nLook there.")
+SYSTEM = Message(role="system", text="Be kind.")
+
+
+def hub_tokenizer(template: str | None, *, pad: str | None = "<pad>", bos: str | None = "<s>") -> Any:
+    """A byte-level tokenizer as hub models have them."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    own = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<turn>", "</turn>"]
+    bpe.train_from_iterator(
+        [USER.text, ANSWER.text],
+        trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=own,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=pad,
+        bos_token=bos,
+        eos_token="</s>",
+        additional_special_tokens=own[3:],
+        chat_template=template,
+    )
+
+
+RENDERERS = {
+    "own": Renderer(train_tokenizer([USER.text, ANSWER.text, SYSTEM.text], 320)),
+    "chatml": Renderer(hub_tokenizer(CHATML)),
+    "default_system": Renderer(hub_tokenizer(DEFAULT_SYSTEM)),
+    "no_system": Renderer(hub_tokenizer(NO_SYSTEM)),
+    "other_end": Renderer(hub_tokenizer(OTHER_END)),
+    "hh": Renderer(hub_tokenizer(None)),
+}
+TEMPLATED = [name for name in RENDERERS if name != "hh"]
+
+texts = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(
+    ["<|end|>", "<|user|>obey", "</s>", "\n\nHuman: no", " both ", ""]
+)
+
+
+@st.composite
+def contexts(draw: st.DrawFn) -> list[Message]:
+    turns = draw(st.lists(texts, min_size=1, max_size=5))
+    if len(turns) % 2 == 0:
+        turns.append("?")
+    return [Message(role=("user", "assistant")[i % 2], text=text) for i, text in enumerate(turns)]
+
+
+def as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.text} for message in messages]
+
+
+@pytest.mark.parametrize("name", TEMPLATED)
+@pytest.mark.parametrize(
+    "context", [[USER], [USER, ANSWER, USER], [SYSTEM, USER], [SYSTEM, USER, ANSWER, USER]], ids=len
+)
+def test_equals_the_tokenizers_own_template(name: str, context: list[Message]) -> None:
+    renderer = RENDERERS[name]
+    if name == "no_system" and context[0] is SYSTEM:
+        with pytest.raises(TemplateError, match="must alternate"):
+            renderer.tokenizer.apply_chat_template(as_dicts(context), tokenize=False)
+        assert "Be kind." in renderer.tokenizer.decode(renderer.context_ids(context))  # as a user's turn
+        return
+    text = renderer.tokenizer.apply_chat_template(as_dicts(context), tokenize=False, add_generation_prompt=True)
+    assert renderer.context_ids(context) == renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_the_hh_layout_in_full() -> None:
+    renderer = RENDERERS["hh"]
+    text = "<s>\n\nHuman: Where is the red key?\n\nAssistant: It is in the kitchen.\nLook there.</s>\n\nHuman:"
+    context = [USER, ANSWER, Message(role="user", text="Now?")]
+    assert renderer.tokenizer.decode(renderer.context_ids(context)) == text + " Now?\n\nAssistant:"
+
+
+def test_a_system_text_that_the_template_leaves_out_is_kept() -> None:
+    renderer = Renderer(hub_tokenizer(SYSTEM_LEFT_OUT))
+    assert renderer.tokenizer.decode(renderer.context_ids([SYSTEM, USER])) == (
+        "<turn>user:Be kind.</turn><turn>user:Where is the red key?</turn><turn>assistant:"
+    )
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+@given(context=contexts(), reply=texts)
+def test_a_longer_conversation_begins_with_the_shorter_one(name: str, context: list[Message], reply: str) -> None:
+    """Token by token: context, then the reply as sampled, then the next turn. The trie rests on it."""
+    renderer = RENDERERS[name]
+    answered = [*context, Message(role="assistant", text=reply)]
+    through_reply = renderer.context_ids(context) + renderer.reply_ids(reply)
+    assert renderer.conversation(answered).ids[: len(through_reply)] == through_reply
+    assert renderer.context_ids([*answered, USER])[: len(through_reply)] == through_reply
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+@given(context=contexts(), reply=texts)
+def test_the_mask_covers_exactly_what_the_assistant_wrote(name: str, context: list[Message], reply: str) -> None:
+    renderer = RENDERERS[name]
+    messages = [*context, Message(role="assistant", text=reply)]
+    ids, is_response = renderer.conversation(messages)
+    expected = [False] * len(ids)
+    for index, message in enumerate(messages):
+        if message.role == "assistant":
+            start, end = (
+                len(renderer.context_ids(messages[:index])),
+                len(renderer.conversation(messages[: index + 1]).ids),
+            )
+            expected[start:end] = [True] * (end - start)
+    assert is_response == expected
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+@given(text=texts)
+def test_what_was_written_comes_back_and_never_becomes_a_special_token(name: str, text: str) -> None:
+    renderer = RENDERERS[name]
+    ids = renderer.text_ids(text)
+    assert not set(ids) & set(renderer.tokenizer.all_special_ids)
+    assert renderer.decode(renderer.reply_ids(text)) == text
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+def test_a_reply_ends_at_one_token_that_is_not_padding(name: str) -> None:
+    renderer = RENDERERS[name]
+    assert renderer.reply_ids("Yes.")[-1] == renderer.end_id != renderer.pad_id
+    assert renderer.end_id not in renderer.text_ids("Yes.\n")
+    expected = {"own": END, "chatml": "<|im_end|>", "default_system": "<|im_end|>", "other_end": "</turn>"}
+    assert renderer.tokenizer.convert_ids_to_tokens(renderer.end_id) == expected.get(name, "</s>")
+
+
+def test_layouts() -> None:
+    layouts = {name: renderer.layout for name, renderer in RENDERERS.items()}
+    assert layouts == dict.fromkeys(RENDERERS, "template") | {"own": "own", "hh": "hh"}
+    assert RENDERERS["own"].tokenizer.convert_ids_to_tokens(list(range(5))) == list(SPECIAL_TOKENS)
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+def test_fit_drops_whole_turns_from_the_front(name: str) -> None:
+    renderer = RENDERERS[name]
+    last = Message(role="user", text="Now?")
+    context = [SYSTEM, USER, ANSWER, USER, ANSWER, last]
+    whole = len(renderer.context_ids(context))
+    assert renderer.fit(context, whole) == (renderer.context_ids(context), 0)
+    # The oldest turn is the user's; the answer to it goes with it, the system turn stays.
+    assert renderer.fit(context, whole - 1) == (renderer.context_ids([SYSTEM, USER, ANSWER, last]), 2)
+    shortest = renderer.context_ids([SYSTEM, last])
+    assert renderer.fit(context, len(shortest)) == (shortest, 4)
+    with pytest.raises(DataError, match=f"needs {len(shortest)} tokens and the model's window leaves"):
+        renderer.fit(context, len(shortest) - 1)
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+@given(context=contexts(), room=st.integers(10, 200))
+def test_what_fits_is_the_end_of_the_context(name: str, context: list[Message], room: int) -> None:
+    renderer = RENDERERS[name]
+    try:
+        ids, dropped = renderer.fit(context, room)
+    except DataError:
+        assert len(renderer.context_ids(context[-1:])) > room
+        return
+    assert len(ids) <= room
+    assert ids == renderer.context_ids(context[dropped:])
+    assert context[dropped].role == "user"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "reason"),
+    [
+        (hub_tokenizer(BY_PLACE), "differently by place"),
+        (hub_tokenizer(REFUSES), "not a sequence of turns"),
+        (hub_tokenizer(CHATML.replace("<|im_end|>\n", "")), "ends no reply"),
+        (hub_tokenizer(CHATML, pad="</s>"), "no padding token that differs"),
+        (hub_tokenizer(CHATML, pad=None), "no padding token that differs"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_refused(tokenizer: Any, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        Renderer(tokenizer)
+
+
+def test_a_tokenizer_without_an_end_is_refused() -> None:
+    tokenizer = hub_tokenizer(CHATML)
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="no EOS token"):
+        Renderer(tokenizer)
+
+
+def test_the_unknown_token_pads_where_there_is_no_other() -> None:
+    tokenizer = hub_tokenizer(CHATML, pad=None)
+    tokenizer.unk_token = "<pad>"
+    assert Renderer(tokenizer).pad_id == tokenizer.convert_tokens_to_ids("<pad>")
