@@ -94,12 +94,15 @@ class OpenAIResponder:
                     yield _error(f"The model server refused the request: {_refusal(response)}")
                     return
                 chunks = response.aiter_bytes()
-                deadline = self._deadline()
+                clock = asyncio.get_running_loop().time
+                patience_seconds = self.timeout_seconds
                 while reader.ending is None:
-                    async with asyncio.timeout_at(deadline):
+                    asked_at = clock()
+                    async with asyncio.timeout(patience_seconds):
                         text = reader.feed(await anext(chunks, None))
-                    if reader.took_events:  # a keep-alive comment is no sign of life
-                        deadline = self._deadline()
+                    # A keep-alive comment is no sign of life: only events give the full patience back.
+                    waited_seconds = clock() - asked_at
+                    patience_seconds = self.timeout_seconds if reader.took_events else patience_seconds - waited_seconds
                     if text:
                         yield ResponderEvent(kind="delta", text=text)
                 await _read_to_end(chunks)
@@ -112,9 +115,6 @@ class OpenAIResponder:
     async def _send(self, request: ResponderRequest) -> httpx.Response:
         client = self._http()
         return await client.send(client.build_request("POST", "/chat/completions", json=_body(request)), stream=True)
-
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self.timeout_seconds
 
     def _http(self) -> httpx.AsyncClient:
         if self._client is None:
