@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefloop.errors import DataError, ModelError
-from prefloop.evals import evaluate_preference, write_preference_report
+from prefloop.evals import evaluate_policy, evaluate_preference, write_preference_report
 from prefloop.loop.data import conversations_of, half_of, prompts_of, split, stored_pairs
 from prefloop.loop.snapshots import model_path, register
+from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
-from prefloop.runs import RunFolder, write_json
+from prefloop.models.sampling import TorchSampler
+from prefloop.runs import RunFolder
 from prefloop.sandbox import contrast_pairs, dialogues, world
 from prefloop.sandbox.tiny import SHIPPED, tiny_model
-from prefloop.schema import PreferencePair
+from prefloop.schema import PreferencePair, SamplingSettings
 from prefloop.store import Store
 from prefloop.train.lm import LanguageRun, train_language_model
 from prefloop.train.policy import PolicyRun, train_policy
@@ -74,8 +76,7 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
             evaluation = evaluate_preference(
                 trained.model, held_out, store=store, model_id=snapshot.id, data=f"held-out {run.held_out_share:g}"
             )
-            write_preference_report(evaluation, folder.path / "report.html", title=f"Preference model {run.name}")
-            write_json(folder.path / "evaluation.json", evaluation.model_dump(mode="json"))
+            write_preference_report(evaluation, folder.path / "report.html", run.name)
             result |= {
                 "held_out_pairs": evaluation.pairs,
                 "accuracy": evaluation.accuracy.model_dump(),
@@ -142,6 +143,25 @@ def fingerprint(pairs: Iterable[PreferencePair]) -> dict[str, Any]:
 def load_preference_model(workspace: Workspace, store: Store, name: str) -> PreferenceModel:
     """A PM by folder or snapshot name."""
     return PreferenceModel.load(resolve_model(workspace, store, Path(name)))
+
+
+def compare_policies(
+    workspace: Workspace, store: Store, model: str, base: str, preference_models: Sequence[str], count: int, seed: int
+) -> dict[str, Any]:
+    """`prefloop eval policy`: one reply of each to held-out prompts."""
+    policy, start = (load_language_model(resolve_model(workspace, store, Path(name))) for name in (model, base))
+    held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1).held_out
+    evaluation = evaluate_policy(
+        TorchSampler(policy.model, policy.renderer, model),
+        TorchSampler(start.model, start.renderer, base),
+        prompts_of(held_out)[:count],
+        {name: load_preference_model(workspace, store, name) for name in preference_models},
+        policy.renderer,
+        reference=start.model,
+        room_tokens=window_tokens(policy.model) - SamplingSettings().max_response_tokens,
+        seed=seed,
+    )
+    return evaluation.model_dump(mode="json")
 
 
 def _some(pairs: list[PreferencePair], what: str) -> list[PreferencePair]:

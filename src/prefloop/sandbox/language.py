@@ -111,6 +111,11 @@ class World:
         }
         self._sentences = dict(self._all_sentences())
 
+    @property
+    def sentence_count(self) -> int:
+        """How many different sentences a reply can be made of."""
+        return len(self._sentences)
+
     def all_requests(self) -> list[Request]:
         """Every kind with every filling of its slots."""
         return [

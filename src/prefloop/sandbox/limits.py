@@ -6,6 +6,7 @@ how far poor judges of text get: by length alone, by words alone. Reaches models
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,9 +27,9 @@ Floats = np.ndarray
 
 @dataclass(frozen=True)
 class KnownPair:
-    """Two different replies to one context: `pair.chosen` is the first drawn, not the better one.
+    """Two different replies to one context, judged once: `pair.chosen` is what that one judgment preferred.
 
-    `probability` is that of a random worker preferring `chosen`; `golds` are the worths of both.
+    `probability` is that of another judgment preferring `chosen` too; `golds` and `is_right` are of chosen, rejected.
     """
 
     pair: PreferencePair
@@ -50,23 +51,26 @@ def known_pairs(
     sampler: Sampler, renderer: Renderer, world: World, contexts: Sequence[Context], traits: Sequence[Traits], seed: int
 ) -> list[KnownPair]:
     """One pair of replies to each context; pairs that read the same are left out."""
-    gold = Gold(world)
+    gold, chance = Gold(world), random.Random(f"known-pairs-{seed}")
     pairs: list[KnownPair] = []
-    for index, (context, (first, second)) in enumerate(
+    for index, (context, replies) in enumerate(
         zip(contexts, sample_replies(sampler, renderer, contexts, 2, seed), strict=True)
     ):
-        if first == second:
+        if replies[0] == replies[1]:
             continue
-        golds = gold(context, first), gold(context, second)
+        if chance.random() >= choice_probability(traits, gold(context, replies[0]) - gold(context, replies[1])):
+            replies = replies[::-1]
+        chosen, rejected = replies
+        golds = gold(context, chosen), gold(context, rejected)
         pair = PreferencePair(
             context=context,
-            chosen=first,
-            rejected=second,
+            chosen=chosen,
+            rejected=rejected,
             conversation_id=f"held-out-{index}",
             mode=Mode.RED_TEAM if is_harmful(world, context) else Mode.HELPFUL,
             turn=sum(message.role == "user" for message in context),
         )
-        right = gold.is_right(context, first), gold.is_right(context, second)
+        right = gold.is_right(context, chosen), gold.is_right(context, rejected)
         pairs.append(KnownPair(pair, choice_probability(traits, golds[0] - golds[1]), golds, right))
     return pairs
 
@@ -106,8 +110,8 @@ def limits(pairs: Sequence[KnownPair]) -> Limits:
     )
 
 
-def way(scorer: Scorer, pairs: Sequence[KnownPair]) -> tuple[Interval, float]:
-    """A scorer's expected accuracy on known pairs, and its share of the way from 0.5 to the best possible."""
+def score_differences(scorer: Scorer, pairs: Sequence[KnownPair]) -> Floats:
+    """A scorer's score of `chosen` less that of `rejected`, per pair."""
     scores = scorer.score(
         [
             (*known.pair.context, Message(role="assistant", text=text))
@@ -115,15 +119,21 @@ def way(scorer: Scorer, pairs: Sequence[KnownPair]) -> tuple[Interval, float]:
             for text in (known.pair.chosen, known.pair.rejected)
         ]
     )
+    return np.array(scores[::2]) - np.array(scores[1::2])
+
+
+def way(differences: Floats, pairs: Sequence[KnownPair]) -> tuple[Interval, float]:
+    """Expected accuracy of a scorer with these differences, and its share of the way from 0.5 to the best possible."""
     probability = np.array([known.probability for known in pairs])
-    accuracy = expected_accuracy(np.array(scores[::2]) - np.array(scores[1::2]), probability)
+    accuracy = expected_accuracy(differences, probability)
     best = np.maximum(probability, 1 - probability)
     return _mean(accuracy), float((accuracy.mean() - 0.5) / (best.mean() - 0.5))
 
 
 def expected_accuracy(difference: Floats, probability: Floats) -> Floats:
     """Per pair: the probability that a fresh judgment agrees with the sign of `difference`; 0.5 at a tie."""
-    return np.where(difference > 0, probability, np.where(difference < 0, 1 - probability, 0.5))
+    expected: Floats = np.where(difference > 0, probability, np.where(difference < 0, 1 - probability, 0.5))
+    return expected
 
 
 def _mean(values: Floats) -> Interval:

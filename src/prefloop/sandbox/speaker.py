@@ -17,8 +17,8 @@ from prefloop.schema import Message, Mode, PreferencePair
 class Manners:
     """How often the assistant of the training texts does what (probabilities)."""
 
-    right_slots: float = 0.5
-    right_kind: float = 0.88
+    right_slots: float = 0.6
+    right_kind: float = 0.9
     opener: float = 0.92
     filler: float = 0.3
     closer: float = 0.4

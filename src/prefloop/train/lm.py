@@ -48,7 +48,9 @@ class LanguageRun(Config):
 
     name: str = Field("lm", description="goes into the names of the run folder and the snapshot")
     start: Path | None = Field(None, description="Hugging Face folder to go on from; empty starts from scratch")
-    sandbox_dialogues: int = Field(0, ge=0, description="texts of the tiny world; 0 takes the workspace's conversations")
+    sandbox_dialogues: int = Field(
+        0, ge=0, description="texts of the tiny world; 0 takes the workspace's conversations"
+    )
     held_out_share: float = Field(0.1, ge=0.0, lt=1.0, description="share of the workspace's conversations left out")
     shape: ModelShape = ModelShape()
     copy_steps: int = Field(0, ge=0, description="warm-up steps on random tokens written twice")

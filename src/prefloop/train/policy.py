@@ -73,7 +73,6 @@ class PolicyRun(Config):
     held_out_preference_model: Path = Field(
         description="a PM trained on other data: it watches, and picks the snapshot"
     )
-    data: tuple[Path, ...] = Field((), description="hh-rlhf JSONL files whose contexts are the prompts")
     episodes: int = Field(3072, ge=1, description="replies trained on, rounded up to whole batches")
     episodes_per_batch: int = Field(256, ge=2, description="replies between two looks at fresh samples")
     samples_per_prompt: int = Field(1, ge=1, description="replies to one prompt in a batch; more are cheaper")
@@ -100,7 +99,9 @@ class PolicyRun(Config):
         4096, ge=16, description="bounds memory; on a CPU parts that fit the cache are fast"
     )
     workers: int = Field(0, ge=0, description="jobs side by side on a CPU; 0 takes 2 where there are 2 cores")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="autocast of the updates")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="autocast of the updates; sampling stays as it is"
+    )
     device: str = Field("auto", description="'cpu', 'cuda', or the GPU where there is one")
     seed: int = 0
 
@@ -171,9 +172,13 @@ def train_policy(
             snapshots = [PolicySnapshot.model_validate(row) for row in state["snapshots"]]
         mean, std = state["score_scale"]
         alarms = Alarms(snapshots[0].reply_tokens, snapshots[0].stopped, run.dtype, state["alarms"])
+        value = _value_model(models, mean, std)
+        if run.dtype == "bfloat16" and device.type == "cpu":
+            for model in (models.policy, value.trunk):  # torch's fused attention is slow in bfloat16 there
+                model.set_attn_implementation("eager")
         learner = Learner(
             models.policy,
-            _value_model(models, mean, std),
+            value,
             clip=run.clip,
             value_clip=run.value_clip,
             max_gradient_norm=run.max_gradient_norm,

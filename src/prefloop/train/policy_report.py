@@ -45,6 +45,23 @@ def write_report(
     if alarms:
         report.section("Alarms").bullets(alarms)
     report.section("Preference-model scores", "Scores are raw: two PMs' scores differ by scale and by a constant.")
+    add_score_plots(report, snapshots, best)
+    rows = [row for row in folder.metrics() if "score/train" in row]
+    report.section("The run", "Each point is one batch of replies, as sampled in training.")
+    for metric, title, label in _CURVES:
+        points = [(row["episodes"], row[metric]) for row in rows if math.isfinite(row.get(metric, math.nan))]
+        if points:
+            line = Series(title, [float(x) for x, _ in points], [y for _, y in points])
+            report.plot(line_plot([line], title=title, x_label="RL samples (episodes)", y_label=label))
+    report.section("Snapshots").table(
+        ["episodes", "train PM", "held-out PM", "known preference", "KL (nats)", "tokens", "share that ended"],
+        [_row(snapshot) for snapshot in snapshots],
+    )
+    return report.write(folder.path / "report.html")
+
+
+def add_score_plots(report: Report, snapshots: Sequence[PolicySnapshot], best: PolicySnapshot) -> None:
+    """Scores against RL samples and against sqrt(KL): the paper's Figure 4."""
     marker_label = "snapshot to deploy"
     report.plot(
         line_plot(
@@ -66,18 +83,6 @@ def write_report(
         ),
         "Early in training the score rises about linearly with sqrt(KL) (paper 4.3).",
     )
-    rows = [row for row in folder.metrics() if "score/train" in row]
-    report.section("The run", "Each point is one batch of replies, as sampled in training.")
-    for metric, title, label in _CURVES:
-        points = [(row["episodes"], row[metric]) for row in rows if math.isfinite(row.get(metric, math.nan))]
-        if points:
-            line = Series(title, [float(x) for x, _ in points], [y for _, y in points])
-            report.plot(line_plot([line], title=title, x_label="RL samples (episodes)", y_label=label))
-    report.section("Snapshots").table(
-        ["episodes", "train PM", "held-out PM", "known preference", "KL (nats)", "tokens", "share that ended"],
-        [_row(snapshot) for snapshot in snapshots],
-    )
-    return report.write(folder.path / "report.html")
 
 
 def root_kl(snapshot: PolicySnapshot) -> float:

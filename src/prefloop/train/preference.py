@@ -38,8 +38,10 @@ class PreferenceRun(Config):
 
     name: str = Field("pm", description="goes into the names of the run folder and the snapshot")
     start: Path = Field(description="Hugging Face folder: a language model (fresh head) or a PM (PM pre-training)")
-    data: tuple[Path, ...] = Field((), description="hh-rlhf JSONL files; empty takes the workspace's judgments")
-    sandbox_contrasts: int = Field(0, ge=0, description="contrast pairs of the tiny world instead: PM pre-training")
+    sandbox_contrasts: int = Field(
+        0, ge=0, description="contrast pairs of the tiny world (PM pre-training); 0 takes the workspace's judgments"
+    )
+    half: Literal["a", "b"] | None = Field(None, description="only this half of the conversations (paper 4.2)")
     mode: Mode | None = Field(None, description="only comparisons of this mode; empty takes both")
     tranche: Tranche | None = Field(None, description="only comparisons of this tranche; empty takes all")
     held_out_share: float = Field(0.05, ge=0.0, lt=1.0, description="share of conversations kept for evaluation")
