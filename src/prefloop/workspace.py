@@ -38,7 +38,8 @@ class Workspace:
         """Makes a new workspace; `settings` is the text of its prefloop.toml.
 
         Errors:
-            ConfigError: the folder already holds one, or the path cannot be a folder.
+            ConfigError: the folder already holds one, the path cannot be a folder, or the settings are wrong; no
+                workspace is left behind.
         """
         file = Path(path) / WORKSPACE_FILE
         if file.exists():
@@ -49,7 +50,11 @@ class Workspace:
             file.write_text(settings, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"{path} cannot become a workspace: {error.strerror}; choose another folder.") from None
-        return cls(path)
+        try:
+            return cls(path)
+        except ConfigError:
+            file.unlink()
+            raise
 
     @property
     def runs(self) -> Path:

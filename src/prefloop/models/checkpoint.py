@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -54,8 +55,8 @@ def save_checkpoint(
         {name: value.detach().contiguous().cpu() for name, value in tensors.items()}, temporary / "tensors.safetensors"
     )
     (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-    for file in temporary.iterdir():
-        _flush(file)
+    for path in (*temporary.iterdir(), temporary):
+        _flush(path)
     replace_folder(temporary, final)
     if keep is not None:
         for old in _finished(folder)[:-keep]:
@@ -75,12 +76,13 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     path = finished[-1]
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        step = int(state.pop("step"))
         tensors = load_file(path / "tensors.safetensors")
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"The checkpoint {path} is damaged ({error}); delete it to go on from the one before."
         ) from None
-    return Checkpoint(path, int(state.pop("step")), tensors, state)
+    return Checkpoint(path, step, tensors, state)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from prefloop.errors import ModelError
 from prefloop.models.checkpoint import replace_folder
@@ -83,6 +90,9 @@ def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) ->
     """
     renderer = Renderer(load_tokenizer(path))
     try:
+        for name in AutoConfig.from_pretrained(str(path)).architectures or ():
+            if name.endswith("ForSequenceClassification"):  # would load, its head dropped without a word
+                raise ModelError(f"{path} holds a {name}, a preference model perhaps; give a causal language model.")
         model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
     except (OSError, ValueError) as error:
         raise ModelError(f"No language model can be loaded from {path}: {_first_sentence(error)}") from None
