@@ -330,6 +330,28 @@ def test_sampled_frequencies_are_the_probabilities() -> None:
     assert ((counts - expected) ** 2 / expected).sum().item() < 16.3
 
 
+def test_tokens_samples_and_prompts_are_independent_of_each_other() -> None:
+    """A model without opinion, cut to its four lowest ids: pairs of tokens are spread evenly over 16 cells, whether
+    they follow each other, are of sibling samples or of neighbouring prompts. Chi-square with 15 degrees of freedom
+    below 37.7 (the 0.999 quantile; the seed is fixed)."""
+    model = make("llama")
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    settings = SamplingSettings(top_k=4, max_response_tokens=2)
+    sampler = TorchSampler(model, EndOnly(), "v")  # type: ignore[arg-type]
+    ids = np.array([[s.ids for s in both] for both in sampler.sample([[5, 6]] * 800, 2, settings, seed=2)])
+    assert ids.shape == (800, 2, 2)  # prompt, sample, token
+    for first, second in (
+        (ids[:, :, 0], ids[:, :, 1]),
+        (ids[:, 0, :], ids[:, 1, :]),
+        (ids[:-1], ids[1:]),
+    ):
+        counts = np.zeros((4, 4))
+        np.add.at(counts, (first.ravel(), second.ravel()), 1)
+        expected = first.size / 16
+        assert ((counts - expected) ** 2 / expected).sum() < 37.7
+
+
 @given(st.integers(0, 2**63), st.integers(0, 1000))
 def test_uniforms_are_a_function_of_key_and_step(key: int, step: int) -> None:
     keys = np.array([row_key(key, 1), row_key(key, 2)], dtype=np.uint64)
