@@ -8,10 +8,10 @@ from typing import Any
 from prefloop.models.language import load_language_model
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.sampling import TorchSampler
-from prefloop.sandbox import Gold, Population, contrast_pairs, dialogues, draw_prompts, world
-from prefloop.sandbox.limits import known_pairs, limits, sample_replies, score_differences, way
+from prefloop.sandbox import Gold, Population, dialogues, draw_prompts, world
+from prefloop.sandbox.limits import contrast_accuracy, known_pairs, limits, sample_replies, score_differences, way
 from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
-from prefloop.schema import Interval, Message
+from prefloop.schema import Interval
 
 
 def describe_sandbox(seed: int, count: int, samples: int = 4) -> dict[str, Any]:
@@ -57,19 +57,6 @@ def describe_sandbox(seed: int, count: int, samples: int = 4) -> dict[str, Any]:
             for context, texts in zip(shown, replies, strict=True)
         ],
     }
-
-
-def contrast_accuracy(pm: PreferenceModel, seed: int, count: int = 500) -> float:
-    """Share of pairs that differ in what was asked for alone, in which the right reply has the higher score."""
-    pairs = list(contrast_pairs(world(), seed + 7_000_003, count))
-    scores = pm.score(
-        [
-            (*pair.context, Message(role="assistant", text=text))
-            for pair in pairs
-            for text in (pair.chosen, pair.rejected)
-        ]
-    )
-    return sum(right > wrong for right, wrong in zip(scores[::2], scores[1::2], strict=True)) / len(pairs)
 
 
 def _interval(interval: Interval) -> list[float]:

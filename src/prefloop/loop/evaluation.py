@@ -69,7 +69,8 @@ def sandbox_numbers(bench: Bench) -> dict[str, Any]:
             seed=bench.settings.seed,
         )
         write_json(evaluation_file(bench, name), evaluation.model_dump(mode="json"))
-        assert evaluation.expected_accuracy is not None and evaluation.best_possible is not None
+        assert evaluation.expected_accuracy is not None
+        assert evaluation.best_possible is not None
         assert evaluation.share_of_best is not None
         pm |= {
             f"accuracy_{name}": evaluation.expected_accuracy.model_dump(),

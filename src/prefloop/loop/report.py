@@ -112,7 +112,7 @@ def _preference_models(page: Report, bench: Bench) -> None:
 def _known_truth(page: Report, policy: dict[str, Any]) -> None:
     page.section(
         "Against the known preference",
-        f"One reply of each snapshot to {policy['prompts']:,} held-out prompts; the known preference decides, ties half.",
+        f"One reply of each snapshot to {policy['prompts']:,} held-out prompts; the known preference decides.",
     )
     rates = {
         "all prompts": policy["gold_win_rate"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefloop.errors import DataError, ModelError
 from prefloop.evals import evaluate_policy, evaluate_preference, write_preference_report
@@ -15,8 +15,9 @@ from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.sampling import TorchSampler
 from prefloop.runs import RunFolder
-from prefloop.sandbox import contrast_pairs, dialogues, world
-from prefloop.sandbox.tiny import SHIPPED, tiny_model
+from prefloop.sandbox import Population, contrast_pairs, dialogues, draw_prompts, world
+from prefloop.sandbox.limits import contrast_accuracy, known_pairs
+from prefloop.sandbox.tiny import CHAT_MODEL, SHIPPED, tiny_model
 from prefloop.schema import PreferencePair, SamplingSettings
 from prefloop.store import Store
 from prefloop.train.lm import LanguageRun, train_language_model
@@ -25,6 +26,7 @@ from prefloop.train.preference import PreferenceRun, train_preference
 from prefloop.workspace import Workspace
 
 _EVALUATION_PROMPTS = 256
+_SANDBOX_HELD_OUT = 3000
 
 
 def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool = False) -> dict[str, Any]:
@@ -53,17 +55,11 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
     """`prefloop train preference`: trains on the workspace's judgments and evaluates on held-out conversations."""
     with workspace.store() as store:
         run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
-        if run.sandbox_contrasts:
-            pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts))
-        else:
-            pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
-        training, held_out = split(pairs, run.held_out_share)
-        if run.half is not None:
-            training = [pair for pair in training if half_of(pair) == run.half]
+        data = _preference_data(store, run)
         folder = RunFolder.create(
-            workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(training)
+            workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(data.training)
         )
-        trained = train_preference(run, training, folder, held_out, resume=resume)
+        trained = train_preference(run, data.training, folder, data.held_out, resume=resume)
         snapshot = register(workspace, store, run.name, trained.path, kind="preference_model", run_id=folder.path.name)
         result: dict[str, Any] = {
             "run": str(folder.path),
@@ -72,18 +68,51 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
             "dropped_long_pairs": trained.dropped_long_pairs,
             "dropped_turns": trained.dropped_turns,
         }
-        if held_out:
+        if data.held_out:
             evaluation = evaluate_preference(
-                trained.model, held_out, store=store, model_id=snapshot.id, data=f"held-out {run.held_out_share:g}"
+                trained.model,
+                data.held_out,
+                choice_probabilities=data.probabilities,
+                store=store,
+                model_id=snapshot.id,
+                data=f"held-out {run.held_out_share:g}",
             )
-            write_preference_report(evaluation, folder.path / "report.html", run.name)
-            result |= {
-                "held_out_pairs": evaluation.pairs,
-                "accuracy": evaluation.accuracy.model_dump(),
-                "longer_reply": evaluation.longer_reply.model_dump(),
-                "report": str(folder.path / "report.html"),
+            report = folder.path / "report.html"
+            write_preference_report(evaluation, report, run.name)
+            shown = ("accuracy", "longer_reply", "expected_accuracy", "best_possible", "share_of_best")
+            result |= {"held_out_pairs": evaluation.pairs, "report": str(report)} | {
+                name: value.model_dump() for name in shown if (value := getattr(evaluation, name)) is not None
             }
+        if run.sandbox_contrasts or run.sandbox_judgments:
+            result["tells_right_content"] = contrast_accuracy(trained.model, run.seed)
     return result
+
+
+class _PreferenceData(NamedTuple):
+    """`probabilities`: of the held-out pairs' choices, where they are known."""
+
+    training: list[PreferencePair]
+    held_out: list[PreferencePair]
+    probabilities: list[float] | None = None
+
+
+def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
+    if run.sandbox_judgments:
+        chat = load_language_model(tiny_model(CHAT_MODEL))
+        sampler, traits = TorchSampler(chat.model, chat.renderer, CHAT_MODEL), Population(seed=run.seed).traits()
+        contexts = draw_prompts(world(), run.seed, run.sandbox_judgments)
+        judged = known_pairs(sampler, chat.renderer, world(), contexts, traits, run.seed)
+        fresh = draw_prompts(world(), run.seed + 1, _SANDBOX_HELD_OUT, exclude=contexts)
+        known = known_pairs(sampler, chat.renderer, world(), fresh, traits, run.seed + 1)
+        return _PreferenceData(
+            [item.pair for item in judged], [item.pair for item in known], [item.probability for item in known]
+        )
+    if run.sandbox_contrasts:
+        pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts))
+    else:
+        pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
+    training, held_out = split(pairs, run.held_out_share)
+    return _PreferenceData([pair for pair in training if run.half in (None, half_of(pair))], held_out)
 
 
 def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) -> dict[str, Any]:

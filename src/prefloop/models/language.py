@@ -17,10 +17,13 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 from prefloop.errors import ModelError
 from prefloop.models.checkpoint import replace_folder
 from prefloop.render import END, OWN_CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Renderer
+
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # loading takes a blink here; the bars that matter are ours
 
 
 class LanguageModel(NamedTuple):

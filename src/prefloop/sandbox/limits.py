@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import optimize, special
 
 from prefloop.render import Renderer
 from prefloop.sandbox.gold import UNREADABLE, Gold
 from prefloop.sandbox.judges import Traits, choice_probability
-from prefloop.sandbox.language import World
+from prefloop.sandbox.language import World, world
 from prefloop.sandbox.prompts import Context, is_harmful
+from prefloop.sandbox.speaker import contrast_pairs
 from prefloop.schema import Interval, Message, Mode, PreferencePair, Sampler, SamplingSettings, Scorer
 from prefloop.stats import clustered_mean
 
-Floats = np.ndarray
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def score_differences(scorer: Scorer, pairs: Sequence[KnownPair]) -> Floats:
             for text in (known.pair.chosen, known.pair.rejected)
         ]
     )
-    return np.array(scores[::2]) - np.array(scores[1::2])
+    return np.array(scores[::2], dtype=np.float64) - np.array(scores[1::2], dtype=np.float64)
 
 
 def way(differences: Floats, pairs: Sequence[KnownPair]) -> tuple[Interval, float]:
@@ -130,10 +132,22 @@ def way(differences: Floats, pairs: Sequence[KnownPair]) -> tuple[Interval, floa
     return _mean(accuracy), float((accuracy.mean() - 0.5) / (best.mean() - 0.5))
 
 
+def contrast_accuracy(scorer: Scorer, seed: int, count: int = 1000) -> float:
+    """Share of pairs that differ in what was asked for alone, in which the right reply has the higher score."""
+    pairs = list(contrast_pairs(world(), seed + 7_000_003, count))
+    scores = scorer.score(
+        [
+            (*pair.context, Message(role="assistant", text=text))
+            for pair in pairs
+            for text in (pair.chosen, pair.rejected)
+        ]
+    )
+    return sum(right > wrong for right, wrong in zip(scores[::2], scores[1::2], strict=True)) / len(pairs)
+
+
 def expected_accuracy(difference: Floats, probability: Floats) -> Floats:
     """Per pair: the probability that a fresh judgment agrees with the sign of `difference`; 0.5 at a tie."""
-    expected: Floats = np.where(difference > 0, probability, np.where(difference < 0, 1 - probability, 0.5))
-    return expected
+    return np.asarray(np.where(difference > 0, probability, np.where(difference < 0, 1 - probability, 0.5)))
 
 
 def _mean(values: Floats) -> Interval:

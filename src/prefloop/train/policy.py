@@ -90,11 +90,11 @@ class PolicyRun(Config):
     gamma: float = Field(1.0, gt=0.0, le=1.0)
     gae_lambda: float = Field(0.95, ge=0.0, le=1.0)
     clip: float = Field(0.2, gt=0.0, description="of the probability ratio")
-    value_clip: float | None = Field(0.2, gt=0.0, description="reward units that a value may move; none: no clipping")
+    value_clip: float | None = Field(None, gt=0.0, description="reward units that a value may move on one batch")
     max_gradient_norm: float = Field(1.0, gt=0.0)
     snapshots: int = Field(8, ge=1, description="saved and evaluated evenly along the run, besides the start")
     checkpoint_every_batches: int = Field(4, ge=1)
-    row_tokens: int = Field(256, ge=16, description="length of a packed row; short rows are cheap on a CPU")
+    row_tokens: int = Field(128, ge=16, description="length of a packed row; short rows are cheap on a CPU")
     tokens_per_forward: int = Field(
         4096, ge=16, description="bounds memory; on a CPU parts that fit the cache are fast"
     )

@@ -41,6 +41,9 @@ class PreferenceRun(Config):
     sandbox_contrasts: int = Field(
         0, ge=0, description="contrast pairs of the tiny world (PM pre-training); 0 takes the workspace's judgments"
     )
+    sandbox_judgments: int = Field(
+        0, ge=0, description="simulated judgments of the tiny chat model's replies instead of the workspace's"
+    )
     half: Literal["a", "b"] | None = Field(None, description="only this half of the conversations (paper 4.2)")
     mode: Mode | None = Field(None, description="only comparisons of this mode; empty takes both")
     tranche: Tranche | None = Field(None, description="only comparisons of this tranche; empty takes all")
@@ -61,6 +64,7 @@ class PreferenceRun(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="autocast of the forward and backward pass; auto takes bfloat16 where it is faster"
     )
+    saved_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the written weights")
     evaluate_every_steps: int = Field(0, ge=0, description="steps between looks at the held-out pairs; 0: at the end")
     checkpoint_every_steps: int = Field(100, ge=1)
     seed: int = 0
@@ -167,7 +171,9 @@ def train_preference(
             f"None of the {len(usable)} pairs fits max_context_tokens = {model.max_tokens}; raise it or take a model "
             "with a longer window."
         )
+    model.model.to(getattr(torch, run.saved_dtype))  # what is evaluated next is what was saved
     path = model.save(folder.path / "model")
+    model.model.to(torch.float32)
     return PreferenceTraining(model, path, len(plan), dropped_identical_pairs=len(pairs) - len(usable), **counts)
 
 
