@@ -44,7 +44,7 @@ def write_report(
     )
     if alarms:
         report.section("Alarms").bullets(alarms)
-    report.section("Preference-model scores", "Scores are raw: two PMs' scores differ by scale and by a constant.")
+    report.section("Preference-model scores")
     add_score_plots(report, snapshots, best)
     rows = [row for row in folder.metrics() if "score/train" in row]
     report.section("The run", "Each point is one batch of replies, as sampled in training.")
@@ -68,17 +68,18 @@ def add_score_plots(report: Report, snapshots: Sequence[PolicySnapshot], best: P
             _scores(snapshots, lambda snapshot: snapshot.episodes),
             title="Score against training",
             x_label="RL samples (episodes)",
-            y_label="mean score",
+            y_label="mean score above the start's",
             marker=Marker(best.episodes, marker_label),
         ),
-        "Where the PM that is trained against goes on rising and the held-out one does not, the policy fools its PM.",
+        "Where the PM that is trained against goes on rising and the held-out one does not, the policy fools its PM. "
+        "Each line begins at 0; two scorers' units may differ.",
     )
     report.plot(
         line_plot(
             _scores(sorted(snapshots, key=root_kl), root_kl),
             title="Score against distance",
             x_label="sqrt(KL to the reference) (square root of nats)",
-            y_label="mean score",
+            y_label="mean score above the start's",
             marker=Marker(root_kl(best), marker_label),
         ),
         "Early in training the score rises about linearly with sqrt(KL) (paper 4.3).",
@@ -91,13 +92,17 @@ def root_kl(snapshot: PolicySnapshot) -> float:
 
 
 def _scores(snapshots: Sequence[PolicySnapshot], at: Callable[[PolicySnapshot], float]) -> list[Series]:
+    """Each score less the start's, since two PMs' scores differ by a constant (paper B.2)."""
+    place = min(range(len(snapshots)), key=lambda i: snapshots[i].episodes)
+
     def series(name: str, values: Sequence[Interval]) -> Series:
+        start = values[place].value
         return Series(
             name,
             [float(at(snapshot)) for snapshot in snapshots],
-            [value.value for value in values],
-            [value.low for value in values],
-            [value.high for value in values],
+            [value.value - start for value in values],
+            [value.low - start for value in values],
+            [value.high - start for value in values],
         )
 
     lines = [
