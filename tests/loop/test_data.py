@@ -1,0 +1,38 @@
+"""Splits keep conversations whole; halves are halves."""
+
+from prefloop.loop.data import conversations_of, half_of, prompts_of, split
+from prefloop.schema import Message, PreferencePair
+
+
+def pair(opening: str, *more: str) -> PreferencePair:
+    turns = [Message(role=("user", "assistant")[i % 2], text=text) for i, text in enumerate((opening, *more))]
+    return PreferencePair(context=tuple(turns), chosen="good", rejected="bad", conversation_id=opening)
+
+
+def test_pairs_that_open_alike_stay_together() -> None:
+    pairs = [pair(f"question {i}") for i in range(500)] + [pair(f"question {i}", "x", "and then?") for i in range(500)]
+    training, held_out = split(pairs, 0.2)
+    openings = [{p.context[0].text for p in part} for part in (training, held_out)]
+    assert not openings[0] & openings[1]
+    assert len(training) + len(held_out) == 1000
+    assert 60 <= len(openings[1]) <= 140  # 500 openings at 0.2: mean 100, standard deviation 9
+    assert all(half_of(pairs[i]) == half_of(pairs[i + 500]) for i in range(500))
+    in_a = sum(half_of(p) == "a" for p in pairs[:500])
+    assert 200 <= in_a <= 300  # mean 250, standard deviation 11
+
+
+def test_a_larger_share_keeps_what_a_smaller_one_kept() -> None:
+    pairs = [pair(f"question {i}") for i in range(300)]
+    small, large = split(pairs, 0.1).held_out, split(pairs, 0.3).held_out
+    assert all(p in large for p in small)
+    assert split(pairs, 0.0).held_out == []
+
+
+def test_prompts_are_the_different_contexts_in_order() -> None:
+    first, second = pair("a"), pair("b")
+    assert prompts_of([first, second, first]) == [first.context, second.context]
+
+
+def test_conversations_end_with_the_preferred_reply_of_the_last_turn() -> None:
+    short, long = pair("a"), pair("a", "x", "more")
+    assert conversations_of([short, long]) == [(*long.context, Message(role="assistant", text="good"))]
