@@ -1,13 +1,12 @@
 """Sampling side by side: `TorchSampler` against transformers' `generate`, on the same model, prompts and settings.
 
-    python benchmarks/bench_sampling.py [--model FOLDER] [--rows 128] [--rounds 3] [--threads 2]
+    python benchmarks/bench_sampling.py [--model FOLDER] [--rows 128] [--rounds 3] [--threads 1]
 
-Both sides sample at temperature 1 from the same weights until each row's own end token ("natural lengths"), in turns
-(ours, theirs, ours, theirs ...), and the medians are compared. Without --model it is a random Llama of the built-in
-model's shape (hidden 128, 4 layers, vocabulary 1,500) whose end token is made likely enough that replies end after
-about 25 tokens. `generate` gets left-padded batches of the same number of rows; it decodes all rows of a batch until
-the last one has ended, which is the difference that is measured, besides the key-value cache. Tokens are counted up
-to and with a row's end token on both sides. The last line of output is one JSON object.
+Both sides answer prompts of the tiny world (other models read them as plain English) at temperature 1, each row until
+its own end token ("natural lengths"), in turns (ours, theirs, ours, theirs ...); medians are compared. `generate`
+gets left-padded batches of the same number of rows and decodes all rows of a batch until the last one has ended, with
+a growing cache: the difference that is measured. Tokens are counted up to and with a row's end token on both sides.
+The last line of output is one JSON object.
 """
 
 from __future__ import annotations
@@ -20,39 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefloop.models.language import load_language_model
 from prefloop.models.sampling import TorchSampler
+from prefloop.sandbox import draw_prompts, world
+from prefloop.sandbox.tiny import CHAT_MODEL, tiny_model
 from prefloop.schema import SamplingSettings
-
-END_ID = 4
-
-
-class _EndOnly:
-    """What the sampler needs of a renderer when there is no text."""
-
-    end_id = END_ID
-
-
-def random_model() -> Any:
-    """A Llama of the built-in model's shape; its end token gets probability of about 1/25 at every step."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=1500,
-            hidden_size=128,
-            intermediate_size=352,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=512,
-        )
-    ).eval()
-    bias = torch.zeros(1500)
-    bias[END_ID] = torch.log(torch.tensor(1500 / 25))
-    model.lm_head.bias = torch.nn.Parameter(bias)
-    return model
 
 
 def ours(model: Any, renderer: Any, prompts: list[list[int]], rows: int, tokens: int, seed: int) -> tuple[int, float]:
@@ -62,14 +34,15 @@ def ours(model: Any, renderer: Any, prompts: list[list[int]], rows: int, tokens:
     return sum(len(sample.ids) for (sample,) in samples), time.perf_counter() - begin
 
 
-def theirs(model: Any, end_id: int, prompts: list[list[int]], rows: int, tokens: int, seed: int) -> tuple[int, float]:
+def theirs(model: Any, renderer: Any, prompts: list[list[int]], rows: int, tokens: int, seed: int) -> tuple[int, float]:
+    end_id, pad_id = renderer.end_id, renderer.pad_id
     torch.manual_seed(seed)
     count = 0
     begin = time.perf_counter()
     for start in range(0, len(prompts), rows):
         batch = prompts[start : start + rows]
         width = max(len(prompt) for prompt in batch)
-        ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in batch], device=model.device)
+        ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
         out = model.generate(
             ids,
@@ -80,7 +53,7 @@ def theirs(model: Any, end_id: int, prompts: list[list[int]], rows: int, tokens:
             top_p=1.0,
             max_new_tokens=tokens,
             eos_token_id=end_id,
-            pad_token_id=0,
+            pad_token_id=pad_id,
         )[:, width:]
         for row in out.tolist():
             count += row.index(end_id) + 1 if end_id in row else len(row)
@@ -89,35 +62,23 @@ def theirs(model: Any, end_id: int, prompts: list[list[int]], rows: int, tokens:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", type=Path, help="a Hugging Face folder; default: a random Llama of about 1.2 M parameters"
-    )
+    parser.add_argument("--model", type=Path, help="a Hugging Face folder; default: the built-in tiny model")
     parser.add_argument("--rows", type=int, default=128, help="rows decoded at once, on both sides")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--max-response-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.model:
-        model, renderer = load_language_model(options.model)
-    else:
-        model, renderer = random_model(), _EndOnly()
+    model, renderer = load_language_model(options.model or tiny_model(CHAT_MODEL))
     model.to(options.device)
-    generator = torch.Generator().manual_seed(1)
-    vocabulary = model.config.vocab_size
-    prompts = [
-        torch.randint(
-            5, vocabulary, (int(torch.randint(20, 60, (), generator=generator)),), generator=generator
-        ).tolist()
-        for _ in range(options.prompts)
-    ]
+    prompts = [renderer.context_ids(context) for context in draw_prompts(world(), 1, options.prompts)]
     rates: dict[str, list[float]] = {"prefloop": [], "transformers": []}
     for seed in range(options.rounds + 1):
         for name, (count, seconds) in {
             "prefloop": ours(model, renderer, prompts, options.rows, options.max_response_tokens, seed),
-            "transformers": theirs(model, renderer.end_id, prompts, options.rows, options.max_response_tokens, seed),
+            "transformers": theirs(model, renderer, prompts, options.rows, options.max_response_tokens, seed),
         }.items():
             if seed:  # the first round warms both up
                 rates[name].append(count / seconds)
@@ -127,6 +88,7 @@ def main() -> None:
         "benchmark": "sampling",
         "rows": options.rows,
         "prompts": options.prompts,
+        "prompt_tokens": sum(map(len, prompts)),
         "threads": options.threads,
         "device": options.device,
         "tokens_per_second": {name: round(value) for name, value in medians.items()},

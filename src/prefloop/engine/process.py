@@ -21,6 +21,9 @@ from prefloop.errors import StateError, UnavailableError
 
 __all__ = ["ModelServerProcess"]
 
+_PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
+"""The server shares its cores with the page and with training: OpenMP threads that spin while they wait for each other
+slow all of them down many times over where threads outnumber cores."""
 _STOP_SECONDS = 5.0
 _LAST_WORDS_BYTES = 2000
 
@@ -103,7 +106,7 @@ class ModelServerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,
-            env=os.environ | {TOKEN_VARIABLE: self._token},
+            env=_PASSIVE_WAITING | os.environ | {TOKEN_VARIABLE: self._token},
         )
         try:
             self.port = self._ready_line(self._process)["port"]
