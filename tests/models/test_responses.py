@@ -129,9 +129,23 @@ def test_prompts_that_cannot_be_answered(renderer: Renderer) -> None:
         encode_prompts(renderer, [], 50)
     with pytest.raises(DataError, match="Prompt 1 does not end with a user turn"):
         encode_prompts(renderer, [[user], [user, answer]], 50)
-    (prompt,) = encode_prompts(renderer, [[user, answer, user]], len(renderer.context_ids([user])))
+    room = len(renderer.context_ids([user]))
+    (prompt,), _ = encode_prompts(renderer, [[user, answer, user]], room)
     assert prompt.ids == renderer.context_ids([user])  # the oldest turns were dropped
     assert len(prompt.messages) == 3  # what is scored as text keeps them
+
+
+def test_prompts_that_are_too_long_are_left_out_and_counted(
+    renderer: Renderer, caplog: pytest.LogCaptureFixture
+) -> None:
+    short, long = Message(role="user", text="please mend the cup"), Message(role="user", text="mend the cup " * 9)
+    room = len(renderer.context_ids([short]))
+    prompts, places = encode_prompts(renderer, [[long], [short], [short, long], [short]], room)
+    assert places == [1, 3]
+    assert [prompt.messages for prompt in prompts] == [(short,), (short,)]
+    assert "2 of 4 prompts were left out" in caplog.text
+    with pytest.raises(DataError, match=f"each of the 1 prompts is longer than the {room} tokens"):
+        encode_prompts(renderer, [[long]], room)
 
 
 def test_ids_and_text_score_the_same(renderer: Renderer) -> None:

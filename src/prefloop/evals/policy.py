@@ -112,7 +112,9 @@ def evaluate_policy(
             f"The KL is defined for temperature 1 without top-p and top-k, not for {settings.temperature:g}, "
             f"{settings.top_p:g} and {settings.top_k}; leave `reference` out or change the settings."
         )
-    encoded = encode_prompts(renderer, prompts, room_tokens)
+    encoded, places = encode_prompts(renderer, prompts, room_tokens)
+    if clusters is not None:
+        clusters = [clusters[place] for place in places]
     ids = [prompt.ids for prompt in encoded]
     drawn = {
         name: [samples[0] for samples in source.sample(ids, 1, settings, seed)]
@@ -124,7 +126,7 @@ def evaluate_policy(
         name: win_rate(0.5 + 0.5 * np.sign(np.subtract(mine, scores["base"][name])), clusters)
         for name, mine in scores["policy"].items()
     }
-    places = {round(i * (len(encoded) - 1) / max(samples_shown - 1, 1)) for i in range(samples_shown)}
+    shown = {round(i * (len(encoded) - 1) / max(samples_shown - 1, 1)) for i in range(samples_shown)}
     return PolicyEvaluation(
         prompts=len(encoded),
         policy=_replies(drawn["policy"], texts["policy"], scores["policy"], clusters),
@@ -139,7 +141,7 @@ def evaluate_policy(
                 scores_policy={name: values[place] for name, values in scores["policy"].items()},
                 scores_base={name: values[place] for name, values in scores["base"].items()},
             )
-            for place in sorted(places)
+            for place in sorted(shown)
         ),
     )
 

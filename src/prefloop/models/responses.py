@@ -11,6 +11,7 @@ Legend
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from prefloop.render import Renderer
 from prefloop.schema import Message, Sample
 
 __all__ = [
+    "EncodedPrompts",
     "PackedResponses",
     "Prompt",
     "all_logps",
@@ -41,6 +43,8 @@ __all__ = [
     "token_parts",
 ]
 
+_log = logging.getLogger(__name__)
+
 
 class Prompt(NamedTuple):
     """A context that a policy answers, as messages and as ids."""
@@ -49,19 +53,45 @@ class Prompt(NamedTuple):
     ids: list[int]
 
 
-def encode_prompts(renderer: Renderer, prompts: Sequence[Sequence[Message]], room_tokens: int) -> list[Prompt]:
+class EncodedPrompts(NamedTuple):
+    """Prompts that fit, and the place of each among those given."""
+
+    prompts: list[Prompt]
+    places: list[int]
+
+
+def encode_prompts(renderer: Renderer, prompts: Sequence[Sequence[Message]], room_tokens: int) -> EncodedPrompts:
     """Contexts with at most `room_tokens` ids each; the oldest turns go where one is longer.
 
+    A prompt whose last turn alone is too long is left out, with a warning that counts them.
+
     Errors:
-        DataError: no prompts, one that does not end with the person, or a last turn that alone is too long.
+        DataError: no prompts, one that does not end with the person, or none that fits.
     """
     if not prompts:
         raise DataError("There are 0 prompts; give at least 1.")
-    encoded = []
+    encoded = EncodedPrompts([], [])
     for index, messages in enumerate(prompts):
         if not messages or messages[-1].role == "assistant":
             raise DataError(f"Prompt {index} does not end with a user turn, so there is nothing to answer; drop it.")
-        encoded.append(Prompt(tuple(messages), renderer.fit(messages, room_tokens).ids))
+        try:
+            ids = renderer.fit(messages, room_tokens).ids
+        except DataError:
+            continue
+        encoded.prompts.append(Prompt(tuple(messages), ids))
+        encoded.places.append(index)
+    if not encoded.prompts:
+        raise DataError(
+            f"The last turn of each of the {len(prompts)} prompts is longer than the {room_tokens} tokens that the "
+            "window leaves; take shorter prompts, shorter replies or a model with a longer window."
+        )
+    if len(encoded.prompts) < len(prompts):
+        _log.warning(
+            "%d of %d prompts were left out: their last turn alone is longer than the %d tokens left for it.",
+            len(prompts) - len(encoded.prompts),
+            len(prompts),
+            room_tokens,
+        )
     return encoded
 
 

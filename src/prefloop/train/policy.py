@@ -140,8 +140,8 @@ def train_policy(
     """
     device = _device(run.device)
     models = _load(run, device)
-    room = _room_tokens(run, models)
-    training, evaluation = (encode_prompts(models.renderer, part, room) for part in (prompts, evaluation_prompts))
+    room, given = _room_tokens(run, models), (prompts, evaluation_prompts)
+    training, evaluation = (encode_prompts(models.renderer, part, room).prompts for part in given)
     order = _PromptOrder(training, run)
     budget = Budget(run.row_tokens, run.tokens_per_forward)
     batches = -(-run.episodes // run.episodes_per_batch)

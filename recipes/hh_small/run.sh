@@ -1,0 +1,39 @@
+#!/bin/sh
+# The whole experiment of this recipe: sh run.sh DATA_ROOT [WORKSPACE]
+# DATA_ROOT holds hh-rlhf/*.jsonl.gz. Each step's result goes to WORKSPACE/results/STEP.json, its seconds to seconds.txt.
+set -eu
+
+PREFLOOP_DATA_ROOT=$(cd "${1:?usage: sh run.sh DATA_ROOT [WORKSPACE]}" && pwd)
+export PREFLOOP_DATA_ROOT
+recipe=$(cd "$(dirname "$0")" && pwd)
+workspace=${2:-hh_small}
+
+step() { # NAME COMMAND...: runs `prefloop COMMAND... --json` in the workspace
+    name=$1
+    shift
+    began=$(date +%s)
+    echo "[$name] prefloop $*" >&2
+    prefloop "$@" --workspace "$workspace" --json >"$workspace/results/$name.json"
+    echo "$name $(($(date +%s) - began))" >>"$workspace/results/seconds.txt"
+}
+
+prefloop init "$workspace" >&2
+mkdir "$workspace/results"
+
+step import_harmless_base import hh-rlhf hh-rlhf/harmless-base.jsonl.gz --tranche base --mode red_team
+step import_helpful_base import hh-rlhf hh-rlhf/helpful-base.jsonl.gz --tranche base --mode helpful
+step import_online import hh-rlhf hh-rlhf/helpful-online.jsonl.gz --tranche online --mode helpful
+step import_rejection import hh-rlhf hh-rlhf/helpful-rejection-sampled.jsonl.gz --tranche rejection_sampled --mode helpful
+step quality quality --html "$workspace/quality.html"
+
+step lm train lm "$recipe/lm.toml"
+step pm_a train preference "$recipe/pm_a.toml"
+step pm_b train preference "$recipe/pm_b.toml"
+step policy train policy "$recipe/policy.toml"
+step win_rate eval policy hh_policy --base hh_lm --pm hh_pm_a --pm hh_pm_b
+
+step deploy snapshots deploy hh_policy
+step retire snapshots retire base
+
+cat "$workspace/results/seconds.txt"
+echo "Now: prefloop serve --workspace $workspace --study hh"
