@@ -1,6 +1,7 @@
 #!/bin/sh
 # The whole experiment of this recipe: sh run.sh DATA_ROOT [WORKSPACE]
 # DATA_ROOT holds hh-rlhf/*.jsonl.gz. Each step's result goes to WORKSPACE/results/STEP.json, its seconds to seconds.txt.
+# Given again after an interruption, it goes on with the first step that has no result.
 set -eu
 
 PREFLOOP_DATA_ROOT=$(cd "${1:?usage: sh run.sh DATA_ROOT [WORKSPACE]}" && pwd)
@@ -10,15 +11,23 @@ workspace=${2:-hh_small}
 
 step() { # NAME COMMAND...: runs `prefloop COMMAND... --json` in the workspace
     name=$1
+    result=$workspace/results/$name.json
     shift
+    [ ! -e "$result" ] || return 0
     began=$(date +%s)
     echo "[$name] prefloop $*" >&2
-    prefloop "$@" --workspace "$workspace" --json >"$workspace/results/$name.json"
+    prefloop "$@" --workspace "$workspace" --json >"$result.part"
+    mv "$result.part" "$result"
     echo "$name $(($(date +%s) - began))" >>"$workspace/results/seconds.txt"
 }
 
-prefloop init "$workspace" >&2
-mkdir "$workspace/results"
+train() { # NAME STAGE: a training run from NAME.toml, resumed where it was begun before
+    begun=$(find "$workspace/runs" -maxdepth 1 -name "$2-hh_$1-*")
+    step "$1" train "$2" "$recipe/$1.toml" ${begun:+--resume}
+}
+
+[ -e "$workspace/prefloop.toml" ] || prefloop init "$workspace" >&2
+mkdir -p "$workspace/results"
 
 step import_harmless_base import hh-rlhf hh-rlhf/harmless-base.jsonl.gz --tranche base --mode red_team
 step import_helpful_base import hh-rlhf hh-rlhf/helpful-base.jsonl.gz --tranche base --mode helpful
@@ -26,10 +35,10 @@ step import_online import hh-rlhf hh-rlhf/helpful-online.jsonl.gz --tranche onli
 step import_rejection import hh-rlhf hh-rlhf/helpful-rejection-sampled.jsonl.gz --tranche rejection_sampled --mode helpful
 step quality quality --html "$workspace/quality.html"
 
-step lm train lm "$recipe/lm.toml"
-step pm_a train preference "$recipe/pm_a.toml"
-step pm_b train preference "$recipe/pm_b.toml"
-step policy train policy "$recipe/policy.toml"
+train lm lm
+train pm_a preference
+train pm_b preference
+train policy policy
 step win_rate eval policy hh_policy --base hh_lm --pm hh_pm_a --pm hh_pm_b
 
 step deploy snapshots deploy hh_policy

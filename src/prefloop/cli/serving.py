@@ -7,32 +7,41 @@ from pathlib import Path
 import click
 
 from prefloop.cli.output import emit, json_option, note, workspace_option
+from prefloop.schema import Mode
 from prefloop.workspace import Workspace
 
 
 @click.command()
 @click.option("--host", help="Address to listen on. Default: the setting serve.host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the page; 0 takes any free one.")
+@click.option(
+    "--study", metavar="NAME", help="Open a study of this name over the deployed snapshots, if there is none."
+)
+@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="helpful", help="Of a new study.")
 @workspace_option
 @json_option
-def serve(host: str | None, port: int | None, workspace_path: Path, as_json: bool) -> None:
+def serve(
+    host: str | None, port: int | None, study: str | None, mode: str, workspace_path: Path, as_json: bool
+) -> None:
     """Serve the page and the model server until interrupted."""
-    from prefloop.loop.serving import invitation
+    from prefloop.loop.serving import invitation, open_study
     from prefloop.loop.serving import serve as serve_workspace
     from prefloop.web import researcher_link
 
     workspace = Workspace(workspace_path)
     settings = workspace.settings.serve
     with workspace.store() as store:
+        if study is not None:
+            open_study(store, study, Mode(mode))
 
         def ready(url: str) -> None:
             if as_json:
                 emit({"url": url}, as_json)
                 return
             emit({"page": url, "researcher (one use)": researcher_link(store, url)}, as_json)
-            for study in store.studies():
-                if study.state == "open":
-                    emit({f"invitation to {study.name}": invitation(store, url, study)}, as_json)
+            for known in store.studies():
+                if known.state == "open":
+                    emit({f"invitation to {known.name}": invitation(store, url, known)}, as_json)
             note("Stop with Ctrl-C.")
 
         serve_workspace(

@@ -8,10 +8,10 @@ from typing import Any
 
 from prefloop.errors import ConfigError
 from prefloop.loop.round import create_workspace, start_round
-from prefloop.loop.serving import invitation, serve
+from prefloop.loop.serving import invitation, open_study, serve
 from prefloop.loop.settings import RoundSettings
 from prefloop.report import format_interval, format_number
-from prefloop.schema import Interval, Mode, Round, SnapshotShare, Study, Tranche
+from prefloop.schema import Interval, Round
 from prefloop.store import Store
 from prefloop.web import researcher_link
 from prefloop.workspace import Workspace
@@ -126,17 +126,7 @@ def table(result: dict[str, Any]) -> str:
 
 def serve_demo(workspace: Workspace, store: Store, tell: Tell) -> None:
     """Serves both snapshots to people: a new study to join."""
-    deployed = store.snapshots(kind="policy", state="deployed")
-    study = next((study for study in store.studies() if study.name == "join"), None)
-    if study is None:
-        study = Study(
-            name="join",
-            mode=Mode.HELPFUL,
-            tranche=Tranche.ONLINE,
-            snapshots=tuple(SnapshotShare(snapshot_id=snapshot.id) for snapshot in deployed),
-            compare="distinct" if len(deployed) > 1 else "any",
-        )
-        store.add_study(study)
+    study = open_study(store, "join")
 
     def ready(url: str) -> None:
         tell(f"\nJoin the loop:   {invitation(store, url, study)}")

@@ -21,7 +21,7 @@ from prefloop.client import OpenAIResponder
 from prefloop.engine.manifest import write_manifest
 from prefloop.engine.process import ModelServerProcess
 from prefloop.errors import NotFoundError, UnavailableError
-from prefloop.schema import Study
+from prefloop.schema import Mode, Snapshot, SnapshotShare, Study, Tranche
 from prefloop.store import Store
 from prefloop.workspace import Workspace
 
@@ -53,8 +53,7 @@ def serve(
 
     from prefloop.web import create_app
 
-    if not store.snapshots(kind="policy", state="deployed"):
-        raise NotFoundError("No snapshot is deployed; deploy one with: prefloop snapshots deploy NAME")
+    _deployed(store)
     listener = listen(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     settings = workspace.settings
@@ -120,6 +119,26 @@ def served(workspace: Workspace) -> Iterator[str]:
                     pipe.close()
 
 
+def open_study(store: Store, name: str, mode: Mode = Mode.HELPFUL) -> Study:
+    """The study of that name; where there is none, a new one over the deployed snapshots.
+
+    Errors:
+        NotFoundError: nothing is deployed.
+    """
+    known = next((study for study in store.studies() if study.name == name), None)
+    if known is not None:
+        return known
+    deployed = _deployed(store)
+    study = Study(
+        name=name,
+        mode=mode,
+        tranche=Tranche.ONLINE,
+        snapshots=tuple(SnapshotShare(snapshot_id=snapshot.id) for snapshot in deployed),
+        compare="distinct" if len(deployed) > 1 else "any",
+    )
+    return store.add_study(study)
+
+
 def invitation(store: Store, url: str, study: Study, uses: int | None = None) -> str:
     """A link by which people join a study."""
     return f"{url}/join/{store.add_invitation(study.id, 'worker', None, uses)}"
@@ -143,6 +162,13 @@ def listen(host: str, port: int) -> socket.socket:
             "what uses it."
         ) from None
     return listener
+
+
+def _deployed(store: Store) -> list[Snapshot]:
+    deployed = store.snapshots(kind="policy", state="deployed")
+    if not deployed:
+        raise NotFoundError("No snapshot is deployed; deploy one with: prefloop snapshots deploy NAME")
+    return deployed
 
 
 async def _watch(engine: ModelServerProcess) -> None:
