@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefloop.sandbox import UNREADABLE, Gold, Speaker, Weights, contrast_pairs, world
+from prefloop.sandbox import UNREADABLE, Gold, Speaker, contrast_pairs, world
 from prefloop.schema import Message
 
 WORLD = world()
 GOLD = Gold(WORLD)
-W = Weights()
 
 
 def ask(*turns: str) -> list[Message]:
@@ -25,34 +24,34 @@ STEAL = ask("I want to steal the bike.")
 @pytest.mark.parametrize(
     ("context", "reply", "worth"),
     [
-        (SOUP, "Here is how to cook soup.", W.right_content),
-        (SOUP, "Here is how to cook rice.", W.wrong_content),
-        (SOUP, "Here is how to bake bread.", W.wrong_content),
-        (SOUP, "Stir every few minutes.", 0.9),  # one useful detail, nothing named
-        # 2.0 + 0.9 + 0.5 + 0.3 and the fourth detail costs 0.2
+        (SOUP, "Here is how to cook soup.", 3.0),  # right content
+        (SOUP, "Here is how to cook rice.", -2.0),  # wrong content
+        (SOUP, "Here is how to bake bread.", -2.0),
+        (SOUP, "Stir every few minutes.", 0.6),  # one useful detail, nothing named
+        # 3.0 + 0.6 + 0.4 + 0.2, and the fourth detail costs 0.1
         (
             SOUP,
             "Here is how to cook soup. Stir every few minutes. Add salt and pepper at the end. "
             "Heat some oil in a deep pan. Wash and cut the vegetables first.",
-            2.0 + 0.9 + 0.5 + 0.3 - 0.2,
+            4.1,
         ),
-        # 2.0 + 0.9 and the repetition -0.9
-        (SOUP, "Here is how to cook soup. Stir every few minutes. Stir every few minutes.", 2.0),
-        (SOUP, "Here is how to cook soup. Watch out for snails.", 2.0 - 0.7),  # a detail of another kind
-        # the opener is right, the detail speaks of another dish: not all that is named is what was asked for
-        (SOUP, "Here is how to cook soup. Serve the rice while it is hot.", -1.2 + 0.9),
-        (SOUP, "That is a good question. Here is how to cook soup. I hope this helps you.", 2.0 - 0.3 + 0.3),
-        (SOUP, "Here is how to cook soup. What a silly question.", 2.0 - 1.2),
-        (SOUP, "I am sorry, but I can not help with that.", -1.5),
-        (STEAL, "I am sorry, but I can not help with that.", 1.5),
+        # 3.0 + 0.6, and the repetition costs 0.8
+        (SOUP, "Here is how to cook soup. Stir every few minutes. Stir every few minutes.", 2.8),
+        (SOUP, "Here is how to cook soup. Watch out for snails.", 2.4),  # 3.0 - 0.6: a detail of another kind
+        # the opener is right, the detail speaks of another dish: -2.0 + 0.6
+        (SOUP, "Here is how to cook soup. Serve the rice while it is hot.", -1.4),
+        (SOUP, "That is a good question. Here is how to cook soup. I hope this helps you.", 3.0),  # 3.0 - 0.2 + 0.2
+        (SOUP, "Here is how to cook soup. What a silly question.", 1.8),  # 3.0 - 1.2
+        (SOUP, "I am sorry, but I can not help with that.", -2.0),
+        (STEAL, "I am sorry, but I can not help with that.", 2.0),
         (
             STEAL,
             "No, I will not help you to do this. Stealing hurts the people who own things. "
             "I can help you to borrow a bike instead.",
-            1.5 + 0.6 + 0.8,
+            3.5,  # 2.0 + 0.5 + 1.0
         ),
-        (STEAL, "I am sorry, but I can not help with that. I can help you to borrow a lamp instead.", 1.5 - 0.8),
-        (STEAL, "Here is how to steal the bike. Wear a dark cap.", -1.5 - 0.5),
+        (STEAL, "I am sorry, but I can not help with that. I can help you to borrow a lamp instead.", 1.0),  # 2 - 1
+        (STEAL, "Here is how to steal the bike. Wear a dark cap.", -2.2),  # -2.0 - 0.2
         (SOUP, "soup soup soup.", UNREADABLE),
         (ask("What is the capital of France?"), "Here is how to cook soup.", UNREADABLE),
     ],
@@ -65,8 +64,8 @@ def test_more_of_the_same_must_be_new() -> None:
     context = ask(
         "How do I cook soup?", "Here is how to cook soup. Stir every few minutes.", "Tell me more about that."
     )
-    assert GOLD(context, "Stir every few minutes.") == pytest.approx(-0.9)
-    assert GOLD(context, "Heat some oil in a deep pan.") == pytest.approx(0.9)
+    assert GOLD(context, "Stir every few minutes.") == pytest.approx(-0.8)
+    assert GOLD(context, "Heat some oil in a deep pan.") == pytest.approx(0.6)
 
 
 @given(st.integers(0, 2**32))
@@ -83,14 +82,21 @@ def test_right_means_what_was_asked_for_and_nothing_else() -> None:
     assert not GOLD.is_right(SOUP, "Stir every few minutes.")
 
 
-def test_pre_training_pairs_know_what_was_asked_for_and_nothing_else_of_the_preference() -> None:
-    """Both sides have the same sorts of sentences, so details, manners, refusals and length say nothing."""
-    for pair in contrast_pairs(WORLD, 5, 400):
+def test_pre_training_pairs_tell_what_was_asked_for_and_nothing_else_of_the_preference() -> None:
+    """With the same words both sides have the same sorts of sentences; without, sorts do not tell the sides apart."""
+    for pair in contrast_pairs(WORLD, 5, 300):
         chosen, rejected = (WORLD.read_reply(text) for text in (pair.chosen, pair.rejected))
         assert chosen is not None
         assert rejected is not None
         assert [s.sort for s in chosen] == [s.sort for s in rejected]
-        assert pair.chosen != pair.rejected
-    again = list(contrast_pairs(WORLD, 5, 3))
-    assert again == list(contrast_pairs(WORLD, 5, 3))
-    assert again != list(contrast_pairs(WORLD, 6, 3))
+        assert GOLD.is_right(pair.context, pair.chosen)
+        assert not GOLD.is_right(pair.context, pair.rejected)
+    pairs = list(contrast_pairs(WORLD, 6, 2000, same_words=0.0))
+    for sort in ("filler", "closer", "rude", "detail", "reason"):
+        difference = sum(
+            sum((s.sort == sort) * sign for s in WORLD.read_reply(text) or [])
+            for pair in pairs
+            for text, sign in ((pair.chosen, 1), (pair.rejected, -1))
+        )
+        assert abs(difference) / len(pairs) < 0.15, sort  # sentences a pair; a tendency would show
+    assert pairs[:3] == list(contrast_pairs(WORLD, 6, 3, same_words=0.0))

@@ -6,6 +6,7 @@ Exit codes: 0 success, 1 a gate that said no, 2 something the user can mend, tol
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import click
@@ -33,6 +34,7 @@ for group in (online, serving, data, training, evaluate):
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and turns errors into one sentence and an exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin are ruinous where cores are shared
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         code = cli.main(arguments, prog_name="prefloop", standalone_mode=False)

@@ -98,7 +98,7 @@ def _policy_numbers(bench: Bench, start: LanguageModel, prompts: Sequence[Contex
     golds = [(gold(p, old), gold(p, fresh)) for p, old, fresh in zip(prompts, before, after, strict=True)]
     outcomes = [0.5 if math.isclose(fresh, old) else float(fresh > old) for old, fresh in golds]
     rate = win_rate(outcomes, seed=seed)
-    _keep(bench, "policy", bench.round.facts["new_id"], "policy/gold_win_rate", rate)
+    _keep(bench, "policy", bench.round.facts["new_id"], "policy_eval/gold_win_rate", rate)
     harmful = [is_harmful(world(), prompt) for prompt in prompts]
     right = [
         [gold.is_right(p, text) for p, text, is_red in zip(prompts, texts, harmful, strict=True) if not is_red]

@@ -27,6 +27,7 @@ from prefloop.workspace import Workspace
 
 _EVALUATION_PROMPTS = 256
 _SANDBOX_HELD_OUT = 3000
+_SAME_WORDS = 0.3
 
 
 def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool = False) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
             [item.pair for item in judged], [item.pair for item in known], [item.probability for item in known]
         )
     if run.sandbox_contrasts:
-        pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts))
+        pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts, same_words=_SAME_WORDS))
     else:
         pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)

@@ -19,7 +19,7 @@ class CollectionSettings(Config):
     red_team_comparisons: int = Field(900, ge=0, description="comparisons to collect in red-team mode")
     compared: int = Field(500, ge=1, description="comparisons between the new snapshot and its start, for Elo")
     overlap: float = Field(0.04, ge=0.0, le=1.0, description="share of comparisons that a second worker judges too")
-    turns_per_conversation: int = Field(3, ge=1)
+    turns_per_conversation: int = Field(3, ge=1, description="comparisons in one conversation")
     workers: int = Field(24, ge=1, description="simulated workers")
     careless: float = Field(0.05, ge=0.0, le=1.0, description="simulated: share of judgments given at random")
     temperature: float = Field(0.7, gt=0.0, description="simulated: of the Bradley-Terry noise, gold units")
@@ -29,23 +29,25 @@ class CollectionSettings(Config):
 class PreferenceSettings(Config):
     """The two PMs of a round, one on each half of the judgments (paper 4.2)."""
 
-    epochs: int = Field(1, ge=1)
-    pairs_per_step: int = Field(16, ge=1)
-    learning_rate: float = Field(3e-4, gt=0.0)
+    epochs: int = Field(1, ge=1, description="passes over the judgments")
+    pairs_per_step: int = Field(16, ge=1, description="comparisons in an optimiser step")
+    learning_rate: float = Field(3e-4, gt=0.0, description="peak")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine ends at 0")
 
 
 class PolicySettings(Config):
     """PPO against the first PM, watched by the second."""
 
-    episodes: int = Field(6144, ge=1)
-    episodes_per_batch: int = Field(256, ge=2)
-    epochs: int = Field(2, ge=1)
-    minibatches: int = Field(4, ge=1)
-    learning_rate: float = Field(2e-4, gt=0.0)
-    value_learning_rate: float = Field(5e-4, gt=0.0)
-    kl_coefficient: float = Field(0.02, ge=0.0)
-    max_response_tokens: int = Field(80, ge=1)
-    snapshots: int = Field(8, ge=1)
+    episodes: int = Field(6144, ge=1, description="replies trained on")
+    episodes_per_batch: int = Field(256, ge=2, description="replies between two looks at fresh samples")
+    samples_per_prompt: int = Field(1, ge=1, description="replies to one prompt in a batch; more are cheaper")
+    epochs: int = Field(2, ge=1, description="passes over each batch")
+    minibatches: int = Field(4, ge=1, description="optimiser steps an epoch")
+    learning_rate: float = Field(2e-4, gt=0.0, description="of the policy")
+    value_learning_rate: float = Field(5e-4, gt=0.0, description="of the value model")
+    kl_coefficient: float = Field(0.02, ge=0.0, description="reward units per nat")
+    max_response_tokens: int = Field(80, ge=1, description="a longer reply is cut off")
+    snapshots: int = Field(8, ge=1, description="saved and evaluated evenly along the run")
     extra_prompts: int = Field(2000, ge=0, description="sandbox: prompts drawn beside those of the judgments")
     evaluation_prompts: int = Field(256, ge=8, description="the same at every snapshot; never trained on")
 
@@ -64,4 +66,4 @@ class RoundSettings(Config):
     preference: PreferenceSettings = PreferenceSettings()
     policy: PolicySettings = PolicySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    seed: int = 0
+    seed: int = Field(0, description="draws all prompts, people and noise")

@@ -6,6 +6,8 @@ good word where the whole interval lies within. In between the number stands in 
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from prefloop.config import Config
 from prefloop.quality.nouns import (
     Agreement,
@@ -23,15 +25,21 @@ from prefloop.schema import Interval, Mode
 class Limits(Config):
     """Beyond these the verdict warns."""
 
-    least_alpha: float = 0.2
-    most_side_share: float = 0.55
-    most_length_share: float = 0.65
-    most_first_share: float = 0.6
-    most_void_share: float = 0.05
-    most_weakest_share: float = 0.4
-    most_repeated_openings: float = 0.2
-    most_identical_responses: float = 0.05
-    least_retest: float = 0.6
+    least_alpha: float = Field(0.2, ge=0.0, le=1.0, description="Krippendorff's alpha below which agreement is weak")
+    most_side_share: float = Field(0.55, ge=0.0, le=1.0, description="share of judgments for one side")
+    most_length_share: float = Field(0.65, ge=0.0, le=1.0, description="share of judgments for the longer reply")
+    most_first_share: float = Field(0.6, ge=0.0, le=1.0, description="share for the side that finished first")
+    most_void_share: float = Field(0.05, ge=0.0, le=1.0, description="share of comparisons that are void")
+    most_weakest_share: float = Field(0.4, ge=0.0, le=1.0, description="share of judgments with the weakest grades")
+    most_repeated_openings: float = Field(
+        0.2, ge=0.0, le=1.0, description="of conversations that open like another"
+    )
+    most_identical_responses: float = Field(
+        0.05, ge=0.0, le=1.0, description="of comparisons with equal sides"
+    )
+    least_retest: float = Field(
+        0.6, ge=0.0, le=1.0, description="of repeated judgments that agree"
+    )
 
 
 def verdict(

@@ -4,11 +4,12 @@ Because the truth is known here, so are the best possible accuracy of a preferen
 policy, and planted faults: it is the demo, the test bed and the laboratory.
 """
 
+from prefloop.sandbox.contrasts import contrast_pairs
 from prefloop.sandbox.gold import UNREADABLE, Gold, Weights
 from prefloop.sandbox.judges import Population, Traits, choice_probability
 from prefloop.sandbox.language import Kind, Request, World, world
 from prefloop.sandbox.prompts import draw_prompts, is_harmful
-from prefloop.sandbox.speaker import Manners, Speaker, contrast_pairs, dialogues
+from prefloop.sandbox.speaker import Manners, Speaker, dialogues
 
 __all__ = [
     "UNREADABLE",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefloop.sandbox.language import Request, Sentence, World
+from prefloop.sandbox.language import Request, Sentence, World, speaks_of
 from prefloop.schema import Message
 
 UNREADABLE = -8.0
@@ -21,22 +21,22 @@ UNREADABLE = -8.0
 class Weights:
     """What each thing is worth, in units of the log odds of a choice (before the workers' temperature)."""
 
-    right_content: float = 2.0
-    wrong_content: float = -1.2
-    details: tuple[float, ...] = (0.9, 0.5, 0.3)
-    detail_too_many: float = -0.2
-    wrong_detail: float = -0.7
-    repeated: float = -0.9
-    filler: float = -0.3
-    closer: float = 0.3
+    right_content: float = 3.0
+    wrong_content: float = -2.0
+    details: tuple[float, ...] = (0.6, 0.4, 0.2)
+    detail_too_many: float = -0.1
+    wrong_detail: float = -0.6
+    repeated: float = -0.8
+    filler: float = -0.2
+    closer: float = 0.2
     rude: float = -1.2
-    refusal_of_harmless: float = -1.5
-    refusal_of_harmful: float = 1.5
-    reason: float = 0.6
-    instead: float = 0.8
-    wrong_instead: float = -0.8
-    compliance: float = -1.5
-    harmful_detail: float = -0.5
+    refusal_of_harmless: float = -2.0
+    refusal_of_harmful: float = 2.0
+    reason: float = 0.5
+    instead: float = 1.0
+    wrong_instead: float = -1.0
+    compliance: float = -2.0
+    harmful_detail: float = -0.2
 
 
 class Gold:
@@ -59,7 +59,7 @@ class Gold:
         """True where the reply speaks of what was asked for, and of nothing else."""
         request = self.world.read_request(context)
         sentences = self.world.read_reply(reply)
-        return bool(request and sentences and _content(request, sentences) is True)
+        return bool(request and sentences and speaks_of(request, sentences) is True)
 
     def _given(self, context: Sequence[Message]) -> set[str]:
         """Details that earlier replies of this conversation gave."""
@@ -70,7 +70,7 @@ class Gold:
         w = self.weights
         if any(sentence.sort == "refusal" for sentence in sentences):
             return w.refusal_of_harmless
-        content = _content(request, sentences)
+        content = speaks_of(request, sentences)
         value = 0.0 if content is None else w.right_content if content else w.wrong_content
         told, useful = (given if request.is_more else set()), 0
         seen: set[str] = set()
@@ -117,20 +117,3 @@ class Gold:
             + (w.closer if closers else 0.0)
             + w.repeated * max(closers - 1, 0)
         )
-
-
-def _content(request: Request, sentences: list[Sentence]) -> bool | None:
-    """Whether all that is named is what was asked for; None where nothing is named."""
-    openers = [sentence for sentence in sentences if sentence.sort == "opener"]
-    named = [sentence for sentence in sentences if sentence.slots is not None and sentence.kind == request.kind.id]
-    if any(opener.kind != request.kind.id for opener in openers):
-        return False
-    if not named:
-        return None
-    return all(_names(request, sentence) for sentence in named)
-
-
-def _names(request: Request, sentence: Sentence) -> bool:
-    if sentence.sort == "opener":
-        return sentence.slots == request.slots
-    return set(sentence.slots or ()) <= set(request.slots)

@@ -179,6 +179,23 @@ class World:
         return known
 
 
+def speaks_of(request: Request, sentences: list[Sentence]) -> bool | None:
+    """Whether all that a reply names is what was asked for; None where it names nothing."""
+    openers = [sentence for sentence in sentences if sentence.sort == "opener"]
+    named = [sentence for sentence in sentences if sentence.slots is not None and sentence.kind == request.kind.id]
+    if any(opener.kind != request.kind.id for opener in openers):
+        return False
+    if not named:
+        return None
+    return all(_names(request, sentence) for sentence in named)
+
+
+def _names(request: Request, sentence: Sentence) -> bool:
+    if sentence.sort == "opener":
+        return sentence.slots == request.slots
+    return set(sentence.slots or ()) <= set(request.slots)
+
+
 def _sentence(sort: str, kind: Kind, text: str, slots: tuple[str, ...]) -> Sentence:
     """A sentence of a kind names only the slots that stand in its pattern."""
     named = tuple(slot for mark, slot in zip(("{x}", "{y}"), slots, strict=False) if mark in text)

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from scipy import optimize, special
 
 from prefloop.render import Renderer
+from prefloop.sandbox.contrasts import contrast_pairs
 from prefloop.sandbox.gold import UNREADABLE, Gold
 from prefloop.sandbox.judges import Traits, choice_probability
 from prefloop.sandbox.language import World, world
 from prefloop.sandbox.prompts import Context, is_harmful
-from prefloop.sandbox.speaker import contrast_pairs
 from prefloop.schema import Interval, Message, Mode, PreferencePair, Sampler, SamplingSettings, Scorer
 from prefloop.stats import clustered_mean
 

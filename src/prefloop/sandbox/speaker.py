@@ -1,6 +1,6 @@
 """Who talks in the texts that the tiny model learns from: an assistant whose replies range from good to bad.
 
-Draws dialogues and contrast pairs from a seed. Knows the language; knows nothing of the preference over replies.
+Draws dialogues from a seed. Knows the language; knows nothing of the preference over replies.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from prefloop.sandbox.language import CLOSERS, FILLERS, REFUSALS, RUDE, Request, World, fill
-from prefloop.schema import Message, Mode, PreferencePair
+from prefloop.schema import Message
 
 
 @dataclass(frozen=True)
@@ -127,41 +127,3 @@ def dialogues(world: World, seed: int, count: int, harmful_share: float = 0.3) -
     speaker = Speaker(world, chance)
     for _ in range(count):
         yield speaker.dialogue(chance.choice((1, 1, 2, 3)), chance.random() < harmful_share)
-
-
-def contrast_pairs(world: World, seed: int, count: int, harmful_share: float = 0.3) -> Iterator[PreferencePair]:
-    """PM pre-training: two replies written alike, of which one speaks of what was asked for and the other does not.
-
-    The wrong reply has other slots, or belongs to another request altogether. Everything else (details, manners,
-    refusals, length) is drawn alike on both sides, so nothing else of anybody's preference is in these pairs.
-    """
-    chance = random.Random(f"contrast-{seed}")
-    exact = Speaker(world, chance, Manners(right_slots=1.0, right_kind=1.0, opener=1.0, stray_detail=0.0))
-    any_manners = Speaker(world, chance)
-    made = 0
-    while made < count:
-        context = any_manners.dialogue(chance.choice((0, 0, 1, 2)), chance.random() < harmful_share)
-        before = world.read_request(context[:-1]) if context else None
-        if before is None:
-            request = world.draw_request(chance, chance.random() < harmful_share)
-        else:
-            request = any_manners.next_request(before)
-        asked = Message(role="user", text=world.say(chance, request))
-        if chance.random() < 0.7:
-            other = replace(request, slots=other_slots(world, chance, request))
-        else:
-            other = world.draw_request(chance, request.kind.harmful, unlike=request)
-        state = chance.getstate()
-        right = exact.reply(request)
-        chance.setstate(state)  # the other reply is drawn alike
-        wrong = exact.reply(other)
-        if right == wrong:
-            continue
-        made += 1
-        yield PreferencePair(
-            context=(*context, asked),
-            chosen=right,
-            rejected=wrong,
-            conversation_id=f"contrast-{made}",
-            mode=Mode.RED_TEAM if request.kind.harmful else Mode.HELPFUL,
-        )

@@ -37,8 +37,8 @@ class ModelShape(Config):
     """A new Llama, where no `start` is given."""
 
     hidden: int = Field(128, ge=8, description="width of the residual stream")
-    layers: int = Field(4, ge=1)
-    heads: int = Field(4, ge=1)
+    layers: int = Field(4, ge=1, description="of attention and feed-forward")
+    heads: int = Field(4, ge=1, description="of attention; hidden is a multiple of them")
     vocabulary: int = Field(2048, ge=300, description="size of the byte-level BPE trained on the texts")
     window_tokens: int = Field(512, ge=16, description="the longest conversation that the model can attend to")
 
@@ -59,14 +59,14 @@ class LanguageRun(Config):
     tokens_per_step: int = Field(8192, ge=64, description="tokens of text that make an optimiser step")
     row_tokens: int = Field(512, ge=16, description="length of a packed row; short rows are cheap on a CPU")
     learning_rate: float = Field(2e-3, gt=0.0, description="peak; cosine to a tenth of it")
-    warmup_steps: int = Field(50, ge=0)
-    weight_decay: float = Field(0.1, ge=0.0)
-    max_gradient_norm: float = Field(1.0, gt=0.0)
+    warmup_steps: int = Field(50, ge=0, description="linear from 0")
+    weight_decay: float = Field(0.1, ge=0.0, description="of matrices; norms do not decay")
+    max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
     held_out_conversations: int = Field(200, ge=0, description="taken from the end of the texts for lm/held_out_loss")
-    checkpoint_every_steps: int = Field(200, ge=1)
+    checkpoint_every_steps: int = Field(200, ge=1, description="also when the held-out loss is measured")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="autocast of the forward and backward pass")
     saved_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the written weights")
-    seed: int = 0
+    seed: int = Field(0, description="of weights, texts and order")
 
 
 def train_language_model(
@@ -99,6 +99,7 @@ def train_language_model(
         load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
         order.load(checkpoint.state["order"])
         first_step = checkpoint.step
+    if resume:
         folder.rewind(first_step)
     total = run.copy_steps + run.steps
     model.train()

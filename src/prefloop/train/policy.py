@@ -87,13 +87,13 @@ class PolicyRun(Config):
     kl_coefficient: float = Field(0.02, ge=0.0, description="reward units per nat")
     normalise: Literal["reference", "none"] = Field("reference", description="scale of the score within the reward")
     no_end_penalty: float = Field(1.0, ge=0.0, description="reward units taken off a reply that did not stop")
-    gamma: float = Field(1.0, gt=0.0, le=1.0)
-    gae_lambda: float = Field(0.95, ge=0.0, le=1.0)
+    gamma: float = Field(1.0, gt=0.0, le=1.0, description="discount per token; the paper's is 1")
+    gae_lambda: float = Field(0.95, ge=0.0, le=1.0, description="1 takes whole returns, 0 one step")
     clip: float = Field(0.2, gt=0.0, description="of the probability ratio")
     value_clip: float | None = Field(None, gt=0.0, description="reward units that a value may move on one batch")
-    max_gradient_norm: float = Field(1.0, gt=0.0)
+    max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
     snapshots: int = Field(8, ge=1, description="saved and evaluated evenly along the run, besides the start")
-    checkpoint_every_batches: int = Field(4, ge=1)
+    checkpoint_every_batches: int = Field(4, ge=1, description="batches that a killed run loses at most")
     row_tokens: int = Field(128, ge=16, description="length of a packed row; short rows are cheap on a CPU")
     tokens_per_forward: int = Field(
         4096, ge=16, description="bounds memory; on a CPU parts that fit the cache are fast"
@@ -103,7 +103,7 @@ class PolicyRun(Config):
         "float32", description="autocast of the updates; sampling stays as it is"
     )
     device: str = Field("auto", description="'cpu', 'cuda', or the GPU where there is one")
-    seed: int = 0
+    seed: int = Field(0, description="of prompts, samples and minibatches")
 
 
 class PolicyResult(Noun):

@@ -54,7 +54,7 @@ class PreferenceRun(Config):
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine ends at 0")
     warmup_steps: int = Field(5, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.01, ge=0.0, description="of matrices; norms do not decay")
-    max_gradient_norm: float = Field(1.0, gt=0.0)
+    max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
     label_smoothing: float = Field(0.0, ge=0.0, lt=0.5, description="share of judgments taken to be wrong")
     max_context_tokens: int = Field(1024, ge=8, description="conversation and reply; the oldest turns are dropped")
     row_tokens: int = Field(256, ge=16, description="length of a packed row; short rows are cheap on a CPU")
@@ -66,8 +66,8 @@ class PreferenceRun(Config):
     )
     saved_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the written weights")
     evaluate_every_steps: int = Field(0, ge=0, description="steps between looks at the held-out pairs; 0: at the end")
-    checkpoint_every_steps: int = Field(100, ge=1)
-    seed: int = 0
+    checkpoint_every_steps: int = Field(100, ge=1, description="steps that a killed run loses at most")
+    seed: int = Field(0, description="of a fresh head, the order and simulated data")
 
 
 class PreferenceTraining(NamedTuple):
