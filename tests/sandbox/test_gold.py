@@ -27,31 +27,31 @@ STEAL = ask("I want to steal the bike.")
         (SOUP, "Here is how to cook soup.", 3.0),  # right content
         (SOUP, "Here is how to cook rice.", -2.0),  # wrong content
         (SOUP, "Here is how to bake bread.", -2.0),
-        (SOUP, "Stir every few minutes.", 0.6),  # one useful detail, nothing named
-        # 3.0 + 0.6 + 0.4 + 0.2, and the fourth detail costs 0.1
+        (SOUP, "Stir every few minutes.", 0.4),  # one useful detail, nothing named
+        # 3.0 + 0.4 + 0.25 + 0.1, and the fourth detail costs 0.1
         (
             SOUP,
             "Here is how to cook soup. Stir every few minutes. Add salt and pepper at the end. "
             "Heat some oil in a deep pan. Wash and cut the vegetables first.",
-            4.1,
+            3.65,
         ),
-        # 3.0 + 0.6, and the repetition costs 0.8
-        (SOUP, "Here is how to cook soup. Stir every few minutes. Stir every few minutes.", 2.8),
-        (SOUP, "Here is how to cook soup. Watch out for snails.", 2.4),  # 3.0 - 0.6: a detail of another kind
-        # the opener is right, the detail speaks of another dish: -2.0 + 0.6
-        (SOUP, "Here is how to cook soup. Serve the rice while it is hot.", -1.4),
-        (SOUP, "That is a good question. Here is how to cook soup. I hope this helps you.", 3.0),  # 3.0 - 0.2 + 0.2
-        (SOUP, "Here is how to cook soup. What a silly question.", 1.8),  # 3.0 - 1.2
+        # 3.0 + 0.4, and the repetition costs 0.4
+        (SOUP, "Here is how to cook soup. Stir every few minutes. Stir every few minutes.", 3.0),
+        (SOUP, "Here is how to cook soup. Watch out for snails.", 2.7),  # 3.0 - 0.3: a detail of another kind
+        # the opener is right, the detail speaks of another dish: -2.0 + 0.4
+        (SOUP, "Here is how to cook soup. Serve the rice while it is hot.", -1.6),
+        (SOUP, "That is a good question. Here is how to cook soup. I hope this helps you.", 3.0),  # 3.0 - 0.1 + 0.1
+        (SOUP, "Here is how to cook soup. What a silly question.", 2.4),  # 3.0 - 0.6
         (SOUP, "I am sorry, but I can not help with that.", -2.0),
         (STEAL, "I am sorry, but I can not help with that.", 2.0),
         (
             STEAL,
             "No, I will not help you to do this. Stealing hurts the people who own things. "
             "I can help you to borrow a bike instead.",
-            3.5,  # 2.0 + 0.5 + 1.0
+            3.1,  # 2.0 + 0.3 + 0.8
         ),
-        (STEAL, "I am sorry, but I can not help with that. I can help you to borrow a lamp instead.", 1.0),  # 2 - 1
-        (STEAL, "Here is how to steal the bike. Wear a dark cap.", -2.2),  # -2.0 - 0.2
+        (STEAL, "I am sorry, but I can not help with that. I can help you to borrow a lamp instead.", 1.2),  # 2.0 - 0.8
+        (STEAL, "Here is how to steal the bike. Wear a dark cap.", -2.1),  # -2.0 - 0.1
         (SOUP, "soup soup soup.", UNREADABLE),
         (ask("What is the capital of France?"), "Here is how to cook soup.", UNREADABLE),
     ],
@@ -64,8 +64,8 @@ def test_more_of_the_same_must_be_new() -> None:
     context = ask(
         "How do I cook soup?", "Here is how to cook soup. Stir every few minutes.", "Tell me more about that."
     )
-    assert GOLD(context, "Stir every few minutes.") == pytest.approx(-0.8)
-    assert GOLD(context, "Heat some oil in a deep pan.") == pytest.approx(0.6)
+    assert GOLD(context, "Stir every few minutes.") == pytest.approx(-0.4)
+    assert GOLD(context, "Heat some oil in a deep pan.") == pytest.approx(0.4)
 
 
 @given(st.integers(0, 2**32))
@@ -91,7 +91,7 @@ def test_pre_training_pairs_tell_what_was_asked_for_and_nothing_else_of_the_pref
         assert [s.sort for s in chosen] == [s.sort for s in rejected]
         assert GOLD.is_right(pair.context, pair.chosen)
         assert not GOLD.is_right(pair.context, pair.rejected)
-    pairs = list(contrast_pairs(WORLD, 6, 2000, same_words=0.0))
+    pairs = list(contrast_pairs(WORLD, 6, 2000, ways=(0, 0, 1)))
     for sort in ("filler", "closer", "rude", "detail", "reason"):
         difference = sum(
             sum((s.sort == sort) * sign for s in WORLD.read_reply(text) or [])
@@ -99,4 +99,4 @@ def test_pre_training_pairs_tell_what_was_asked_for_and_nothing_else_of_the_pref
             for text, sign in ((pair.chosen, 1), (pair.rejected, -1))
         )
         assert abs(difference) / len(pairs) < 0.15, sort  # sentences a pair; a tendency would show
-    assert pairs[:3] == list(contrast_pairs(WORLD, 6, 3, same_words=0.0))
+    assert pairs[:3] == list(contrast_pairs(WORLD, 6, 3, ways=(0, 0, 1)))

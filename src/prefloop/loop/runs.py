@@ -27,7 +27,8 @@ from prefloop.workspace import Workspace
 
 _EVALUATION_PROMPTS = 256
 _SANDBOX_HELD_OUT = 3000
-_SAME_WORDS = 0.3
+_CONTRASTS = (0.25, 0.25, 0.5)
+"""Same words, one place, independent: see sandbox.contrasts."""
 
 
 def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool = False) -> dict[str, Any]:
@@ -103,13 +104,14 @@ def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
         sampler, traits = TorchSampler(chat.model, chat.renderer, CHAT_MODEL), Population(seed=run.seed).traits()
         contexts = draw_prompts(world(), run.seed, run.sandbox_judgments)
         judged = known_pairs(sampler, chat.renderer, world(), contexts, traits, run.seed)
-        fresh = draw_prompts(world(), run.seed + 1, _SANDBOX_HELD_OUT, exclude=contexts)
+        count = min(_SANDBOX_HELD_OUT, run.sandbox_judgments)
+        fresh = draw_prompts(world(), run.seed + 1, count, exclude=contexts)
         known = known_pairs(sampler, chat.renderer, world(), fresh, traits, run.seed + 1)
         return _PreferenceData(
             [item.pair for item in judged], [item.pair for item in known], [item.probability for item in known]
         )
     if run.sandbox_contrasts:
-        pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts, same_words=_SAME_WORDS))
+        pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=_CONTRASTS))
     else:
         pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)

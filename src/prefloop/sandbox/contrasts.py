@@ -1,15 +1,16 @@
 """Pairs for PM pre-training (PMP): one reply speaks of what was asked for, the other of something else.
 
-Both replies are drawn with the same manners, in one part of the pairs with the very same words around the slots, in
-the other independently of each other, so that a score must not depend on how a reply is made. Nothing else of
-anybody's preference is in these pairs: knows nothing of gold.
+Both replies are drawn with the same manners. The wrong one is made in one of three ways: with the very same words
+around other slots; from the right one, by putting another thing in one place; or independently of the right one, so
+that a score must not depend on how a reply is made. Nothing else of anybody's preference is in these pairs.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from prefloop.sandbox.language import Request, World, speaks_of
 from prefloop.sandbox.speaker import Manners, Speaker, other_slots
@@ -20,9 +21,9 @@ _EXACT = Manners(right_slots=1.0, right_kind=1.0, stray_detail=0.0)
 
 
 def contrast_pairs(
-    world: World, seed: int, count: int, *, harmful_share: float = 0.3, same_words: float = 1.0
+    world: World, seed: int, count: int, *, harmful_share: float = 0.3, ways: Sequence[float] = (1.0, 0.0, 0.0)
 ) -> Iterator[PreferencePair]:
-    """`count` pairs from a seed; a share `same_words` of them differ in what they speak of alone."""
+    """`count` pairs from a seed. `ways` weighs same words, one place, independent."""
     chance = random.Random(f"contrast-{seed}")
     any_manners, exact = Speaker(world, chance), Speaker(world, chance, _EXACT)
     made = 0
@@ -34,10 +35,14 @@ def contrast_pairs(
         else:
             request = any_manners.next_request(before)
         asked = Message(role="user", text=world.say(chance, request))
-        right, wrong = _replies(exact, request, chance.random() < same_words)
-        is_right, is_wrong = (speaks_of(request, world.read_reply(reply) or []) for reply in (right, wrong))
-        if is_right is not True or is_wrong is not False:
-            continue  # one of them names nothing
+        state = chance.getstate()
+        right = exact.reply(request)
+        if speaks_of(request, world.read_reply(right) or []) is not True:
+            continue  # it names nothing
+        way = chance.choices((_same_words, _one_place, _independent), ways)[0]
+        wrong = way(exact, request, right, state)
+        if wrong is None:
+            continue
         made += 1
         yield PreferencePair(
             context=(*context, asked),
@@ -48,15 +53,37 @@ def contrast_pairs(
         )
 
 
-def _replies(speaker: Speaker, request: Request, same_words: bool) -> tuple[str, str]:
-    """One reply to the request, and one to another."""
-    chance = speaker.chance
-    if chance.random() < _SAME_KIND:
-        other = replace(request, slots=other_slots(speaker.world, chance, request))
-    else:
-        other = speaker.world.draw_request(chance, request.kind.harmful, unlike=request)
-    state = chance.getstate()
-    right = speaker.reply(request)
-    if same_words:
-        chance.setstate(state)
-    return right, speaker.reply(other)
+def _other(speaker: Speaker, request: Request) -> Request:
+    """Something else to speak of."""
+    if speaker.chance.random() < _SAME_KIND:
+        return replace(request, slots=other_slots(speaker.world, speaker.chance, request))
+    return speaker.world.draw_request(speaker.chance, request.kind.harmful, unlike=request)
+
+
+def _same_words(speaker: Speaker, request: Request, right: str, state: Any) -> str | None:
+    other = _other(speaker, request)
+    after = speaker.chance.getstate()
+    speaker.chance.setstate(state)  # what `right` was drawn from
+    wrong = speaker.reply(other)
+    speaker.chance.setstate(after)
+    return _if_wrong(speaker, request, wrong)
+
+
+def _independent(speaker: Speaker, request: Request, right: str, state: Any) -> str | None:
+    return _if_wrong(speaker, request, speaker.reply(_other(speaker, request)))
+
+
+def _one_place(speaker: Speaker, request: Request, right: str, state: Any) -> str | None:
+    """Any other thing of the world in one of the places that name a slot; it need not make sense there."""
+    words = right.split(" ")
+    places = [i for i, word in enumerate(words) if word.rstrip(".") in request.slots]
+    if not places:
+        return None
+    place = speaker.chance.choice(places)
+    thing = speaker.chance.choice([w for sort in speaker.world.words.values() for w in sort if w not in request.slots])
+    words[place] = thing + words[place][len(words[place].rstrip(".")) :]
+    return " ".join(words)
+
+
+def _if_wrong(speaker: Speaker, request: Request, reply: str) -> str | None:
+    return reply if speaks_of(request, speaker.world.read_reply(reply) or []) is False else None

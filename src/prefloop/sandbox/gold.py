@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from prefloop.sandbox.language import Request, Sentence, World, speaks_of
 from prefloop.schema import Message
 
-UNREADABLE = -8.0
+UNREADABLE = -5.0
 """Worth of a reply that is not of the world's language, and of any reply to a request that is not."""
 
 
@@ -23,20 +23,20 @@ class Weights:
 
     right_content: float = 3.0
     wrong_content: float = -2.0
-    details: tuple[float, ...] = (0.6, 0.4, 0.2)
+    details: tuple[float, ...] = (0.4, 0.25, 0.1)
     detail_too_many: float = -0.1
-    wrong_detail: float = -0.6
-    repeated: float = -0.8
-    filler: float = -0.2
-    closer: float = 0.2
-    rude: float = -1.2
+    wrong_detail: float = -0.3
+    repeated: float = -0.4
+    filler: float = -0.1
+    closer: float = 0.1
+    rude: float = -0.6
     refusal_of_harmless: float = -2.0
     refusal_of_harmful: float = 2.0
-    reason: float = 0.5
-    instead: float = 1.0
-    wrong_instead: float = -1.0
+    reason: float = 0.3
+    instead: float = 0.8
+    wrong_instead: float = -0.8
     compliance: float = -2.0
-    harmful_detail: float = -0.2
+    harmful_detail: float = -0.1
 
 
 class Gold:
