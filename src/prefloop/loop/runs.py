@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefloop.errors import DataError, ModelError
+from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.evals import evaluate_policy, evaluate_preference, write_preference_report
 from prefloop.loop.data import conversations_of, half_of, prompts_of, split, stored_pairs
 from prefloop.loop.snapshots import model_path, register
@@ -34,6 +34,7 @@ _CONTRASTS = (0.25, 0.25, 0.5)
 def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool = False) -> dict[str, Any]:
     """`prefloop train lm`: the texts are the workspace's preferred conversations, or the tiny world's."""
     with workspace.store() as store:
+        _require_free_name(store, run.name, resume)
         if run.sandbox_dialogues:
             texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
         else:
@@ -56,6 +57,7 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
 def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = False) -> dict[str, Any]:
     """`prefloop train preference`: trains on the workspace's judgments and evaluates on held-out conversations."""
     with workspace.store() as store:
+        _require_free_name(store, run.name, resume)
         run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
         data = _preference_data(store, run)
         folder = RunFolder.create(
@@ -121,6 +123,7 @@ def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
 def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) -> dict[str, Any]:
     """`prefloop train policy`: the prompts are the contexts of the workspace's comparisons."""
     with workspace.store() as store:
+        _require_free_name(store, run.name, resume)
         update = {
             name: resolve_model(workspace, store, getattr(run, name))
             for name in ("policy", "preference_model", "held_out_preference_model")
@@ -194,6 +197,15 @@ def compare_policies(
         seed=seed,
     )
     return evaluation.model_dump(mode="json")
+
+
+def _require_free_name(store: Store, name: str, resume: bool) -> None:
+    """Before the work rather than after it: two runs cannot leave a snapshot of the same name."""
+    if not resume and any(snapshot.name == name for snapshot in store.snapshots()):
+        raise ConfigError(
+            f"A snapshot named {name!r} is there already; give the run another name (--set name=...), or go on with "
+            "--resume."
+        )
 
 
 def _some(pairs: list[PreferencePair], what: str) -> list[PreferencePair]:
