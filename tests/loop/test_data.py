@@ -1,6 +1,6 @@
 """Splits keep conversations whole; halves are halves."""
 
-from prefloop.loop.data import conversations_of, half_of, prompts_of, split
+from prefloop.loop.data import conversations_of, evenly, half_of, prompts_of, split
 from prefloop.schema import Message, PreferencePair
 
 
@@ -36,3 +36,9 @@ def test_prompts_are_the_different_contexts_in_order() -> None:
 def test_conversations_end_with_the_preferred_reply_of_the_last_turn() -> None:
     short, long = pair("a"), pair("a", "x", "more")
     assert conversations_of([short, long]) == [(*long.context, Message(role="assistant", text="good"))]
+
+
+def test_some_are_taken_from_everywhere() -> None:
+    assert evenly(list("abcdefghij"), 4) == ["a", "c", "f", "h"]  # places 0, 10 / 4, 20 / 4, 30 / 4, rounded down
+    assert evenly([1, 2, 3], 5) == [1, 2, 3]
+    assert evenly([], 5) == []

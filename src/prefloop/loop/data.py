@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from prefloop.schema import Message, Mode, PreferencePair, Tranche
 from prefloop.store import Store
 
 Half = Literal["a", "b"]
 Context = tuple[Message, ...]
+Item = TypeVar("Item")
 
 
 class Split(NamedTuple):
@@ -55,6 +56,12 @@ def stored_pairs(
 def prompts_of(pairs: Iterable[PreferencePair]) -> list[Context]:
     """The different contexts of these pairs, in their order (paper B.1: the PM's split without its replies)."""
     return list(dict.fromkeys(pair.context for pair in pairs))
+
+
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of them, evenly over the list: a store's order is that of its imports, tranche by tranche."""
+    kept = min(count, len(items))
+    return [items[place * len(items) // kept] for place in range(kept)]
 
 
 def conversations_of(pairs: Iterable[PreferencePair]) -> list[Sequence[Message]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.evals import evaluate_policy, evaluate_preference, write_preference_report
-from prefloop.loop.data import conversations_of, half_of, prompts_of, split, stored_pairs
+from prefloop.loop.data import conversations_of, evenly, half_of, prompts_of, split, stored_pairs
 from prefloop.loop.snapshots import model_path, register
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
@@ -130,7 +130,7 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
         }
         run = run.model_copy(update=update)
         training, held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1)
-        prompts, evaluation = prompts_of(training), prompts_of(held_out)[:_EVALUATION_PROMPTS]
+        prompts, evaluation = prompts_of(training), evenly(prompts_of(held_out), _EVALUATION_PROMPTS)
         folder = RunFolder.create(
             workspace.runs, "policy", run, name=run.name, resume=resume, data=fingerprint(training)
         )
@@ -189,7 +189,7 @@ def compare_policies(
     evaluation = evaluate_policy(
         TorchSampler(policy.model, policy.renderer, model),
         TorchSampler(start.model, start.renderer, base),
-        prompts_of(held_out)[:count],
+        evenly(prompts_of(held_out), count),
         {name: load_preference_model(workspace, store, name) for name in preference_models},
         policy.renderer,
         reference=start.model,
