@@ -15,24 +15,24 @@ class CollectionSettings(Config):
     people: Literal["simulated", "invited"] = Field(
         "simulated", description="'invited': the round waits until people have judged; resume it then"
     )
-    helpful_comparisons: int = Field(2000, ge=1, description="comparisons to collect in helpful mode")
-    red_team_comparisons: int = Field(900, ge=0, description="comparisons to collect in red-team mode")
-    compared: int = Field(500, ge=1, description="comparisons between the new snapshot and its start, for Elo")
+    helpful_comparisons: int = Field(2200, ge=1, description="comparisons to collect in helpful mode")
+    red_team_comparisons: int = Field(1000, ge=0, description="comparisons to collect in red-team mode")
+    compared: int = Field(400, ge=1, description="comparisons between the new snapshot and its start, for Elo")
     overlap: float = Field(0.04, ge=0.0, le=1.0, description="share of comparisons that a second worker judges too")
     turns_per_conversation: int = Field(3, ge=1, description="comparisons in one conversation")
     workers: int = Field(24, ge=1, description="simulated workers")
     careless: float = Field(0.05, ge=0.0, le=1.0, description="simulated: share of judgments given at random")
-    temperature: float = Field(0.7, gt=0.0, description="simulated: of the Bradley-Terry noise, gold units")
+    temperature: float = Field(1.0, gt=0.0, description="simulated: of the Bradley-Terry noise, gold units")
     seconds_per_judgment: float = Field(0.0, ge=0.0, description="simulated: time a judgment takes")
 
 
 class PreferenceSettings(Config):
     """The two PMs of a round, one on each half of the judgments (paper 4.2)."""
 
-    epochs: int = Field(1, ge=1, description="passes over the judgments")
+    epochs: int = Field(3, ge=1, description="passes over the judgments")
     pairs_per_step: int = Field(16, ge=1, description="comparisons in an optimiser step")
-    learning_rate: float = Field(3e-4, gt=0.0, description="peak")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine ends at 0")
+    learning_rate: float = Field(4e-4, gt=0.0, description="peak")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="after the warm-up; cosine ends at 0")
 
 
 class PolicySettings(Config):
@@ -40,7 +40,7 @@ class PolicySettings(Config):
 
     episodes: int = Field(6144, ge=1, description="replies trained on")
     episodes_per_batch: int = Field(256, ge=2, description="replies between two looks at fresh samples")
-    samples_per_prompt: int = Field(1, ge=1, description="replies to one prompt in a batch; more are cheaper")
+    samples_per_prompt: int = Field(2, ge=1, description="replies to one prompt in a batch; more are cheaper")
     epochs: int = Field(2, ge=1, description="passes over each batch")
     minibatches: int = Field(4, ge=1, description="optimiser steps an epoch")
     learning_rate: float = Field(2e-4, gt=0.0, description="of the policy")

@@ -23,13 +23,13 @@ class Traits:
     """One simulated worker.
 
     Attributes:
-        temperature: of the Bradley-Terry noise; 0.7 means that a gold difference of 0.7 is one unit of log odds.
+        temperature: of the Bradley-Terry noise; 1 means that a gold difference of 1 is one unit of log odds.
         side_bias: added to u: positive favours the reply shown as A.
         careless: share of judgments given at random.
         seconds_per_judgment: time between both replies being complete and the judgment.
     """
 
-    temperature: float = 0.7
+    temperature: float = 1.0
     side_bias: float = 0.0
     careless: float = 0.05
     seconds_per_judgment: float = 0.0
