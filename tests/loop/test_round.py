@@ -1,4 +1,4 @@
-"""A whole small round through the real processes: page, model server, simulated workers, training; killed and resumed."""
+"""A whole small round through the real processes, killed in collection and in training, and resumed."""
 
 import json
 import os
