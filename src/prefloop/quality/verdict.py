@@ -31,15 +31,9 @@ class Limits(Config):
     most_first_share: float = Field(0.6, ge=0.0, le=1.0, description="share for the side that finished first")
     most_void_share: float = Field(0.05, ge=0.0, le=1.0, description="share of comparisons that are void")
     most_weakest_share: float = Field(0.4, ge=0.0, le=1.0, description="share of judgments with the weakest grades")
-    most_repeated_openings: float = Field(
-        0.2, ge=0.0, le=1.0, description="of conversations that open like another"
-    )
-    most_identical_responses: float = Field(
-        0.05, ge=0.0, le=1.0, description="of comparisons with equal sides"
-    )
-    least_retest: float = Field(
-        0.6, ge=0.0, le=1.0, description="of repeated judgments that agree"
-    )
+    most_repeated_openings: float = Field(0.2, ge=0.0, le=1.0, description="of conversations that open like another")
+    most_identical_responses: float = Field(0.05, ge=0.0, le=1.0, description="of comparisons with equal sides")
+    least_retest: float = Field(0.6, ge=0.0, le=1.0, description="of repeated judgments that agree")
 
 
 def verdict(
