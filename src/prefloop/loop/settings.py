@@ -15,8 +15,8 @@ class CollectionSettings(Config):
     people: Literal["simulated", "invited"] = Field(
         "simulated", description="'invited': the round waits until people have judged; resume it then"
     )
-    helpful_comparisons: int = Field(2200, ge=1, description="comparisons to collect in helpful mode")
-    red_team_comparisons: int = Field(1000, ge=0, description="comparisons to collect in red-team mode")
+    helpful_comparisons: int = Field(1900, ge=1, description="comparisons to collect in helpful mode")
+    red_team_comparisons: int = Field(900, ge=0, description="comparisons to collect in red-team mode")
     compared: int = Field(400, ge=1, description="comparisons between the new snapshot and its start, for Elo")
     overlap: float = Field(0.04, ge=0.0, le=1.0, description="share of comparisons that a second worker judges too")
     turns_per_conversation: int = Field(3, ge=1, description="comparisons in one conversation")
@@ -38,16 +38,16 @@ class PreferenceSettings(Config):
 class PolicySettings(Config):
     """PPO against the first PM, watched by the second."""
 
-    episodes: int = Field(6144, ge=1, description="replies trained on")
+    episodes: int = Field(3072, ge=1, description="replies trained on")
     episodes_per_batch: int = Field(256, ge=2, description="replies between two looks at fresh samples")
     samples_per_prompt: int = Field(2, ge=1, description="replies to one prompt in a batch; more are cheaper")
     epochs: int = Field(2, ge=1, description="passes over each batch")
     minibatches: int = Field(4, ge=1, description="optimiser steps an epoch")
     learning_rate: float = Field(2e-4, gt=0.0, description="of the policy")
     value_learning_rate: float = Field(5e-4, gt=0.0, description="of the value model")
-    kl_coefficient: float = Field(0.02, ge=0.0, description="reward units per nat")
+    kl_coefficient: float = Field(0.3, ge=0.0, description="reward units per nat")
     max_response_tokens: int = Field(80, ge=1, description="a longer reply is cut off")
-    snapshots: int = Field(8, ge=1, description="saved and evaluated evenly along the run")
+    snapshots: int = Field(6, ge=1, description="saved and evaluated evenly along the run")
     extra_prompts: int = Field(2000, ge=0, description="sandbox: prompts drawn beside those of the judgments")
     evaluation_prompts: int = Field(256, ge=8, description="the same at every snapshot; never trained on")
 
@@ -55,7 +55,7 @@ class PolicySettings(Config):
 class EvaluationSettings(Config):
     """Sandbox only: what is measured against the known truth at the end."""
 
-    pairs: int = Field(2400, ge=2, description="held-out pairs for the preference models")
+    pairs: int = Field(2200, ge=2, description="held-out pairs for the preference models")
     prompts: int = Field(600, ge=2, description="held-out prompts for the win rate")
 
 
