@@ -38,7 +38,7 @@ class PreferenceSettings(Config):
 class PolicySettings(Config):
     """PPO against the first PM, watched by the second."""
 
-    episodes: int = Field(3072, ge=1, description="replies trained on")
+    episodes: int = Field(5120, ge=1, description="replies trained on")
     episodes_per_batch: int = Field(256, ge=2, description="replies between two looks at fresh samples")
     samples_per_prompt: int = Field(2, ge=1, description="replies to one prompt in a batch; more are cheaper")
     epochs: int = Field(2, ge=1, description="passes over each batch")
