@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from prefloop.errors import DataError
 from prefloop.evals import evaluate_preference, fitted_temperature, write_preference_report
@@ -133,10 +134,10 @@ def test_temperature_scales_with_the_differences(differences: list[float], facto
     names = list(range(len(differences)))
     found = fitted_temperature(differences, names)
     scaled = fitted_temperature([factor * value for value in differences], names)
-    if found is not None and scaled is not None:
+    if found is not None and scaled is not None and found.value < 1e3:  # beyond, the root's own tolerance shows
         assert scaled.value == pytest.approx(factor * found.value, rel=1e-4)
         middle = [value / found.value for value in differences]
-        slope = sum(value / (1 + math.exp(value)) for value in middle)
+        slope = sum(value * expit(-value) for value in middle)
         assert slope == pytest.approx(0, abs=1e-5)  # the mean loss is flat at T
 
 

@@ -191,10 +191,10 @@ def fitted_temperature(differences: Sequence[float] | Floats, clusters: Sequence
     if count < 2:
         return Interval(value=value, low=0.0, high=np.inf, n=len(given), clusters=count)
     spread = np.sqrt((sums**2).sum() * count / (count - 1)) / curvature / inverse  # standard error of log T
-    t = float(special.stdtrit(count - 1, 0.5 + LEVEL / 2))
-    return Interval(
-        value=value, low=value * np.exp(-t * spread), high=value * np.exp(t * spread), n=len(given), clusters=count
-    )
+    reach = float(special.stdtrit(count - 1, 0.5 + LEVEL / 2)) * spread  # of the interval, on the log scale
+    with np.errstate(over="ignore", under="ignore"):  # a slope near 0 says next to nothing of T: from 0 to infinity
+        low, high = value * np.exp(-reach), value * np.exp(reach)
+    return Interval(value=value, low=low, high=high, n=len(given), clusters=count)
 
 
 def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[list[ScoredPair], list[int]]:
