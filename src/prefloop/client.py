@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import aiohttp
 import httpx
 
 from prefloop.errors import ConfigError, ModelError, NotFoundError, UnavailableError
@@ -25,6 +26,7 @@ __all__ = ["HttpScorer", "OpenAIResponder"]
 _FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 _LONGEST_LINE_BYTES = 1 << 20
 _READ_TO_END_SECONDS = 0.1
+_KEEP_ALIVE_SECONDS = 4.0  # servers close a connection that is idle for five seconds or more
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -46,7 +48,7 @@ class OpenAIResponder:
         self.base_url = _api_root(base_url)
         self.timeout_seconds = timeout_seconds
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        self._client: httpx.AsyncClient | None = None
+        self._client: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,7 +61,7 @@ class OpenAIResponder:
     async def aclose(self) -> None:
         """Closes all connections."""
         if self._client is not None:
-            await self._client.aclose()
+            await self._client.close()
             self._client = None
 
     async def models(self) -> list[str]:
@@ -69,11 +71,15 @@ class OpenAIResponder:
             UnavailableError: no server there, or it answers with something else.
         """
         try:
-            response = await self._http().get("/models", timeout=self.timeout_seconds)
-            if response.status_code != 200:
-                raise UnavailableError(f"{self.base_url} refused to list its models: {_refusal(response)}")
-            return [str(entry["id"]) for entry in response.json()["data"]]
-        except httpx.HTTPError as error:
+            async with (
+                asyncio.timeout(self.timeout_seconds),
+                self._http().get(f"{self.base_url}/models", allow_redirects=False) as response,
+            ):
+                body = await response.read()
+            if response.status != 200:
+                raise UnavailableError(f"{self.base_url} refused to list its models: {_refusal(response.status, body)}")
+            return [str(entry["id"]) for entry in json.loads(body)["data"]]
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise UnavailableError(self._no_connection(error)) from None
         except (ValueError, TypeError, KeyError):
             raise UnavailableError(
@@ -87,42 +93,40 @@ class OpenAIResponder:
             # A limit stands around each wait alone: never around a yield, whose time is the caller's.
             async with asyncio.timeout(self.timeout_seconds):
                 response = await self._send(request)
-            async with contextlib.aclosing(response):
-                if response.status_code != 200:
+            async with response:  # leaving before the end hangs up
+                if response.status != 200:
                     async with asyncio.timeout(self.timeout_seconds):
-                        await response.aread()
-                    yield _error(f"The model server refused the request: {_refusal(response)}")
+                        body = await response.read()
+                    yield _error(f"The model server refused the request: {_refusal(response.status, body)}")
                     return
-                chunks = response.aiter_bytes()
                 clock = asyncio.get_running_loop().time
                 patience_seconds = self.timeout_seconds
                 while reader.ending is None:
                     asked_at = clock()
                     async with asyncio.timeout(patience_seconds):
-                        text = reader.feed(await anext(chunks, None))
+                        text = reader.feed(await response.content.readany())
                     # A keep-alive comment is no sign of life: only events give the full patience back.
                     waited_seconds = clock() - asked_at
                     patience_seconds = self.timeout_seconds if reader.took_events else patience_seconds - waited_seconds
                     if text:
                         yield ResponderEvent(kind="delta", text=text)
-                await _read_to_end(chunks)
+                await _read_to_end(response)
                 yield reader.ending
-        except (TimeoutError, httpx.TimeoutException):
+        except TimeoutError:
             yield _error(f"The model server at {self.base_url} sent nothing for {self.timeout_seconds:g} seconds.")
-        except (httpx.HTTPError, httpx.StreamError) as error:
+        except aiohttp.ClientError as error:
             yield _error(self._no_connection(error))
 
-    async def _send(self, request: ResponderRequest) -> httpx.Response:
-        client = self._http()
-        return await client.send(client.build_request("POST", "/chat/completions", json=_body(request)), stream=True)
+    async def _send(self, request: ResponderRequest) -> aiohttp.ClientResponse:
+        return await self._http().post(f"{self.base_url}/chat/completions", json=_body(request), allow_redirects=False)
 
-    def _http(self) -> httpx.AsyncClient:
+    def _http(self) -> aiohttp.ClientSession:
         if self._client is None:
-            self._client = httpx.AsyncClient(
-                base_url=self.base_url,
+            self._client = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
                 headers=self._headers,
-                timeout=httpx.Timeout(self.timeout_seconds, pool=None),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),
                 trust_env=_trusts_environment(self.base_url),
             )
         return self._client
@@ -190,9 +194,9 @@ class HttpScorer:
                 "see whether it runs."
             ) from None
         if response.status_code == 404:
-            raise NotFoundError(_refusal(response))
+            raise NotFoundError(_refusal(response.status_code, response.content))
         if 400 <= response.status_code < 500:
-            raise ModelError(_refusal(response))
+            raise ModelError(_refusal(response.status_code, response.content))
         try:
             if response.status_code != 200:
                 raise ValueError(response.status_code)
@@ -201,16 +205,17 @@ class HttpScorer:
                 raise ValueError(len(scores))
         except (ValueError, TypeError, KeyError):
             raise UnavailableError(
-                f"{self.base_url}/scores did not answer with one score a conversation: {_refusal(response)}"
+                f"{self.base_url}/scores did not answer with one score a conversation: "
+                f"{_refusal(response.status_code, response.content)}"
             ) from None
         return scores
 
 
-async def _read_to_end(chunks: AsyncIterator[bytes]) -> None:
+async def _read_to_end(response: aiohttp.ClientResponse) -> None:
     """Takes what follows the ending, usually nothing, so that the connection can be used again."""
-    with contextlib.suppress(TimeoutError, httpx.HTTPError, httpx.StreamError):
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
         async with asyncio.timeout(_READ_TO_END_SECONDS):
-            async for _ in chunks:
+            while await response.content.readany():
                 pass
 
 
@@ -224,22 +229,22 @@ class _StreamReader:
         self._finish_reason: str | None = None
         self._tokens: int | None = None
 
-    def feed(self, chunk: bytes | None) -> str:
-        """The text in `chunk`, which is None at the end of the stream; then or before, `ending` is set."""
+    def feed(self, chunk: bytes) -> str:
+        """The text in `chunk`, which is empty at the end of the stream; then or before, `ending` is set."""
         self.took_events = False
         parts: list[str] = []
         for line in self._lines(chunk):
             parts.append(self._line(line))
             if self.ending is not None:
                 break
-        if self.ending is None and chunk is None:
+        if self.ending is None and not chunk:
             self._end("broke off before the reply was finished")
         if len(self._rest) > _LONGEST_LINE_BYTES and self.ending is None:
             self.ending = _error(f"The model server sent a line of more than {_LONGEST_LINE_BYTES} bytes.")
         return "".join(parts)
 
-    def _lines(self, chunk: bytes | None) -> Iterator[bytes]:
-        lines = (self._rest + (b"\n" if chunk is None else chunk)).split(b"\n")
+    def _lines(self, chunk: bytes) -> Iterator[bytes]:
+        lines = (self._rest + (chunk or b"\n")).split(b"\n")
         self._rest = lines.pop()
         return (line.rstrip(b"\r") for line in lines)
 
@@ -321,16 +326,16 @@ def _without_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _refusal(response: httpx.Response) -> str:
+def _refusal(status: int, body: bytes) -> str:
     """What a server says about a refused request, its status in front where it says nothing of use."""
     try:
-        error = response.json()["error"]
+        error = json.loads(body)["error"]
         message = error["message"] if isinstance(error, dict) else error
         if isinstance(message, str) and message:
             return message
     except (ValueError, TypeError, KeyError):
         pass
-    return f"HTTP {response.status_code} {response.text[:200]!r}"
+    return f"HTTP {status} {body[:200].decode(errors='replace')!r}"
 
 
 def _api_root(base_url: str) -> str:

@@ -180,9 +180,11 @@ def test_a_failed_pair_offers_new_answers(live_server: LiveServer, open_page: Ca
     page.wait_for_selector("#void:visible")
     assert "does not count" in page.inner_text("#void")
     assert "does not count" in page.inner_text("#status")
+    live_server.responder.pause_seconds = 0.3  # or the pair has failed before the browser has drawn it
     page.click("text=Get new answers")
     page.wait_for_selector("#answers:visible")
     page.wait_for_selector("#void:visible")
+    live_server.responder.pause_seconds = 0.0
     page.click("#void >> text=End this conversation")
     page.wait_for_selector("#composer:visible")
     page.fill("#message", "Hello again")

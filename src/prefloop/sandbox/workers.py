@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import aiohttp
 
 from prefloop.errors import UnavailableError
 from prefloop.sandbox.gold import Gold
@@ -22,7 +22,7 @@ from prefloop.sandbox.language import Request, World
 from prefloop.sandbox.speaker import Speaker
 from prefloop.schema import Message, Mode
 
-_PATIENCE_SECONDS = 60.0
+_PATIENCE = aiohttp.ClientTimeout(total=None, sock_connect=60.0, sock_read=60.0)
 _RETRIES = 3
 
 
@@ -75,10 +75,10 @@ async def work(assignment: Assignment, world: World, traits: Sequence[Traits], w
         for i, (token, trait) in enumerate(zip(assignment.tokens, traits, strict=True))
     ]
     try:
-        async with asyncio.TaskGroup() as group:
+        async with aiohttp.TCPConnector(limit=0) as connector, asyncio.TaskGroup() as group:
             for worker in workers:
-                group.create_task(worker.run(work))
-    except* httpx.TransportError as errors:
+                group.create_task(worker.run(work, connector))
+    except* aiohttp.ClientError as errors:
         raise UnavailableError(
             f"The page at {assignment.base_url} stopped answering ({errors.exceptions[0]!r}); start it and resume."
         ) from None
@@ -92,12 +92,18 @@ class _SimulatedWorker:
         self.traits, self.chance = traits, chance
         self.speaker = Speaker(world, chance)
 
-    async def run(self, work: Work) -> None:
-        async with httpx.AsyncClient(base_url=self.assignment.base_url, timeout=_PATIENCE_SECONDS) as self.http:
-            await self._expect(await self.http.get(f"/join/{self.token}", follow_redirects=True))
-            await self._expect(await self.http.post(f"/study/{self.assignment.study_id}/agree"))
+    async def run(self, work: Work, connector: aiohttp.BaseConnector) -> None:
+        async with aiohttp.ClientSession(
+            self.assignment.base_url,
+            connector=connector,
+            connector_owner=False,
+            cookie_jar=aiohttp.CookieJar(unsafe=True),  # a page on this machine has a number for a name
+            timeout=_PATIENCE,
+        ) as self.http:
+            await self._call("GET", f"/join/{self.token}")
+            await self._call("POST", f"/study/{self.assignment.study_id}/agree")
             while work.claim():
-                task = await self._get("/api/next", study_id=self.assignment.study_id)
+                task = await self._json("GET", f"/api/next?study_id={self.assignment.study_id}")
                 if task["kind"] == "review":
                     await self._review(task, work)
                 elif not await self._conversation(work):
@@ -115,11 +121,13 @@ class _SimulatedWorker:
 
     async def _conversation(self, work: Work) -> bool:
         """One conversation; its first judgment is claimed already. False where the study is closed."""
-        begun = await self.http.post("/api/conversations", json={"study_id": self.assignment.study_id})
-        if begun.status_code == 409:
-            work.give_back()
-            return False
-        conversation = (await self._expect(begun)).json()
+        study = {"study_id": self.assignment.study_id}
+        async with self.http.post("/api/conversations", json=study) as begun:
+            if begun.status == 409:
+                work.give_back()
+                return False
+            await self._expect(begun)
+            conversation = await begun.json()
         path = f"/api/conversations/{conversation['conversation_id']}"
         request = self.world.draw_request(self.chance, self.assignment.mode is Mode.RED_TEAM)
         context: list[Message] = []
@@ -127,13 +135,13 @@ class _SimulatedWorker:
             if turn > 0 and not work.claim():
                 break
             context.append(Message(role="user", text=self.world.say(self.chance, request)))
-            started = await self._post(f"{path}/messages", text=context[-1].text)
+            started = await self._json("POST", f"{path}/messages", {"text": context[-1].text})
             replies = await self._read(started["stream_url"])
             for _ in range(_RETRIES):
                 if replies is not None:
                     break
                 work.voided += 1
-                started = await self._post(f"{path}/retry")
+                started = await self._json("POST", f"{path}/retry")
                 replies = await self._read(started["stream_url"])
             if replies is None:
                 work.give_back()
@@ -142,7 +150,7 @@ class _SimulatedWorker:
             work.done(is_review=False)
             context.append(Message(role="assistant", text=replies[judged["continued"]]))
             request = self._next(request)
-        await self._post(f"{path}/end")
+        await self._json("POST", f"{path}/end")
         return True
 
     def _next(self, request: Request) -> Request:
@@ -153,43 +161,45 @@ class _SimulatedWorker:
             await asyncio.sleep(self.chance.expovariate(1.0 / self.traits.seconds_per_judgment))
         gold_a, gold_b = (self.gold(context, replies[side]) for side in ("a", "b"))
         grade = self.traits.grade(self.chance, gold_a, gold_b, self.assignment.mode)
-        return await self._post(f"/api/comparisons/{comparison_id}/judgment", grade=grade)
+        return await self._json("POST", f"/api/comparisons/{comparison_id}/judgment", {"grade": grade})
 
     async def _read(self, stream_url: str) -> dict[str, str] | None:
         """Follows a stream to its end, as a browser does. Both texts, or None where the pair was voided."""
         texts = {"a": "", "b": ""}
-        async with self.http.stream("GET", stream_url) as response:
+        ending = None
+        async with self.http.get(stream_url) as response:
             await self._expect(response)
-            async for event, data in _events(response):
+            async for event, data in _events(response):  # to its end, so that the connection can be used again
                 if event == "delta":
                     texts[data["side"]] = texts[data["side"]][: data["offset"]] + data["text"]
-                elif event == "turn_ready":
-                    return texts
-                elif event == "void":
-                    return None
-        raise UnavailableError(f"The stream {stream_url} ended without a last event; look at the page's log.")
+                elif event in ("turn_ready", "void"):
+                    ending = event
+        if ending is None:
+            raise UnavailableError(f"The stream {stream_url} ended without a last event; look at the page's log.")
+        return texts if ending == "turn_ready" else None
 
-    async def _get(self, path: str, **query: str) -> dict[str, Any]:
-        return dict((await self._expect(await self.http.get(path, params=query))).json())
+    async def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        return dict(json.loads(await self._call(method, path, body)))
 
-    async def _post(self, path: str, **body: Any) -> dict[str, Any]:
-        return dict((await self._expect(await self.http.post(path, json=body or None))).json())
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> bytes:
+        async with self.http.request(method, path, json=body, allow_redirects=False) as response:
+            await self._expect(response)
+            return await response.read()
 
     @staticmethod
-    async def _expect(response: httpx.Response) -> httpx.Response:
-        if response.status_code >= 400:
-            await response.aread()
-            raise UnavailableError(
-                f"The page refused {response.request.url} ({response.status_code}): {response.text[:300]}"
-            )
-        return response
+    async def _expect(response: aiohttp.ClientResponse) -> None:
+        if response.status >= 400:
+            text = await response.text()
+            raise UnavailableError(f"The page refused {response.url} ({response.status}): {text[:300]}")
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """Server-sent events as (name, data)."""
-    name = "message"
-    async for line in response.aiter_lines():
-        if line.startswith("event:"):
-            name = line[6:].strip()
-        elif line.startswith("data:"):
-            yield name, json.loads(line[5:])
+    name, rest = "message", b""
+    async for piece in response.content.iter_any():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"event:"):
+                name = line[6:].strip().decode()
+            elif line.startswith(b"data:"):
+                yield name, json.loads(line[5:])
