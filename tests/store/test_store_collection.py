@@ -8,6 +8,7 @@ import pytest
 
 from prefloop.errors import DataError, NotFoundError, StateError
 from prefloop.schema import ComparisonState, Conversation, Mode, ResponseState, TreeMessage, now
+from prefloop.store import Answer
 
 
 def test_a_path_leads_from_the_root_to_the_message(scene: Any) -> None:
@@ -97,6 +98,21 @@ def test_a_response_starts_and_finishes_once(scene: Any) -> None:
         store.finish_response(response.id, "five", 1, "stop", first, done)
     with pytest.raises(DataError, match="The response holds the character U\\+0000"):
         store.finish_response(response.id, "\0", 1, "stop", first, done)
+
+
+def test_both_responses_finish_together_or_not_at_all(scene: Any) -> None:
+    comparison = scene.comparison()
+    answers = [
+        Answer(response.id, "Hello.", 2, "stop", now(), now())
+        for response in (comparison.response_a, comparison.response_b)
+    ]
+    with pytest.raises(StateError, match="is done and cannot finish"):
+        scene.store.finish_responses([answers[0], answers[0]])
+    assert scene.store.comparison(comparison.id).response_a.state is ResponseState.PENDING
+    done = scene.store.finish_responses(answers)
+    found = scene.store.comparison(comparison.id)
+    assert done == [found.response_a, found.response_b]
+    assert {(response.text, response.tokens, response.state) for response in done} == {("Hello.", 2, "done")}
 
 
 def test_a_failed_response_voids_its_comparison(scene: Any) -> None:

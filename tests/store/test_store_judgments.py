@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import update
 
 from prefloop.errors import NotFoundError, StateError
-from prefloop.schema import ComparisonState, Message, TreeMessage, Worker, now
-from prefloop.store import tables
+from prefloop.schema import ComparisonState, Message, Response, TreeMessage, Worker, new_id, now
+from prefloop.store import Continuation, tables
 
 
 def test_a_judgment_comes_back_as_it_was(scene: Any) -> None:
@@ -112,6 +112,53 @@ def test_the_conversation_goes_on_once(scene: Any) -> None:
     with pytest.raises(StateError, match="went on with side 'b'"):
         scene.store.continue_with(comparison.id, "a")
     assert [node.role for node in scene.store.path(turn.id)] == ["user", "assistant"]
+
+
+def test_a_whole_turn_is_one_transaction(scene: Any) -> None:
+    first = scene.judged()
+    unasked = scene.done()
+    kept = scene.store.events()
+    continuation = Continuation(comparison_id=first.id, side="b")
+    message = TreeMessage(conversation_id=first.conversation_id, role="user", text="And a soft one?")
+    second = first.model_copy(
+        update={
+            "id": new_id(),
+            "turn": 2,
+            "context_message_id": message.id,
+            "state": ComparisonState.OPEN,
+            "response_a": Response(snapshot_id=scene.snapshot.id),
+            "response_b": Response(snapshot_id=scene.snapshot.id),
+        }
+    )
+    for change, says in (
+        ({"turn": 1}, "has comparison"),  # refused at the end: the reply and the message are undone too
+        ({"conversation_id": unasked.conversation_id}, "is not a user turn"),
+    ):
+        with pytest.raises(StateError, match=says):
+            scene.store.add_turn(message, second.model_copy(update=change), continuation)
+    assert scene.store.events() == kept
+    reply = scene.store.add_turn(message, second, continuation)
+    assert (reply.id, reply.role, reply.text) == (continuation.message_id, "assistant", "No idea.")
+    assert [node.id for node in scene.store.path(message.id)] == [first.context_message_id, reply.id, message.id]
+    standing = scene.store.standing(first.conversation_id)
+    assert [node.id for node in standing.messages] == [first.context_message_id, reply.id, message.id]
+    assert [pair.id for pair in standing.comparisons] == [first.id, second.id]
+
+
+def test_a_conversation_ends_with_its_last_reply(scene: Any) -> None:
+    comparison = scene.judged()
+    waiting = scene.done()
+    with pytest.raises(StateError, match="judge it before going on"):
+        scene.store.close_conversation(
+            waiting.conversation_id, "finished", Continuation(comparison_id=waiting.id, side="a")
+        )
+    assert not scene.store.standing(waiting.conversation_id).has_ended
+    scene.store.close_conversation(
+        comparison.conversation_id, "finished", Continuation(comparison_id=comparison.id, side="a")
+    )
+    standing = scene.store.standing(comparison.conversation_id)
+    assert standing.has_ended
+    assert [(node.role, node.text) for node in standing.messages][1:] == [("assistant", "Eight minutes.")]
 
 
 def test_the_next_turn_has_the_whole_path_as_context(scene: Any) -> None:

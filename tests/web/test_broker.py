@@ -47,6 +47,8 @@ def test_every_reader_gets_the_same_text(pieces: list[tuple[str, str]], late: in
         for side in SIDES:
             stream.complete(side)
             await asyncio.sleep(0)
+        assert not stream.is_over
+        stream.stored()
         first_events, second_events = await early, await second
         for side, at in zip(SIDES, start, strict=True):
             assert text_of(first_events, side) == whole[side]

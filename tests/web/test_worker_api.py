@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fake_server import FakeResponder, a_study
 
-from prefloop.schema import ComparisonState, Mode, SamplingSettings
+from prefloop.schema import ComparisonState, Mode, SamplingSettings, TreeMessage
 from prefloop.store import Store
 
 
@@ -398,16 +398,30 @@ async def test_starting_anew_voids_what_was_unfinished(open_room: Callable[..., 
         assert (await worker.read(again.json()))[-1][0] == "turn_ready"
 
 
-async def test_a_message_whose_pair_was_never_made_can_be_answered(
+async def test_a_message_whose_pair_cannot_be_stored_is_not_kept(
     open_room: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_room() as room:
         worker = await room.worker(a_study(room.store))
         conversation = await worker.begin()
+        await worker.judge(await worker.turn(conversation))
         with monkeypatch.context() as broken:
-            broken.setattr(room.store, "add_comparison", lambda comparison: 1 / 0)
-            answer = await worker.post(f"/api/conversations/{conversation}/messages", {"text": "Hello"})
+            broken.setattr("prefloop.store.asking.add_comparison", lambda unit, comparison: 1 / 0)
+            answer = await worker.post(f"/api/conversations/{conversation}/messages", {"text": "More"})
         assert error_of(answer) == (500, "internal")
+        assert [message.role for message in room.store.standing(conversation).messages] == ["user"]
+        assert (await worker.state())["phase"] == "write"
+        await worker.turn(conversation, "More")
+        messages = room.store.standing(conversation).messages
+        assert [message.role for message in messages] == ["user", "assistant", "user"]
+        assert [message.parent_id for message in messages] == [None, messages[0].id, messages[1].id]
+
+
+async def test_a_message_without_a_pair_can_be_answered(open_room: Callable[..., Any]) -> None:
+    async with open_room() as room:
+        worker = await room.worker(a_study(room.store))
+        conversation = await worker.begin()
+        room.store.add_message(TreeMessage(conversation_id=conversation, role="user", text="Hello"))
         assert (await worker.state())["phase"] == "void"
         again = await worker.post(f"/api/conversations/{conversation}/retry")
         assert (await worker.read(again.json()))[-1][0] == "turn_ready"

@@ -20,7 +20,7 @@ from prefloop.schema import FinishReason, Message
 
 __all__ = ["ChatReply"]
 
-_LONGEST_PAUSE_SECONDS = 0.04
+_LONGEST_PAUSE_SECONDS = 0.12
 _PAUSE_SECONDS_A_ROW = 0.001  # many streams at once send less often, so that the sending does not cost the decoding
 
 

@@ -4,6 +4,7 @@
 appends to the event log; nothing that was judged is ever overwritten. Knows nothing of models or pages.
 """
 
+from prefloop.store.asking import Asking
 from prefloop.store.collecting import Collecting, ConversationStanding
 from prefloop.store.comparisons import Comparisons
 from prefloop.store.conversations import Conversations
@@ -16,7 +17,9 @@ from prefloop.store.records import Records
 from prefloop.store.results import Results
 from prefloop.store.studies import Studies
 from prefloop.store.views import (
+    Answer,
     ComparisonRecord,
+    Continuation,
     Event,
     ExportReport,
     ImportReport,
@@ -25,7 +28,9 @@ from prefloop.store.views import (
 )
 
 __all__ = [
+    "Answer",
     "ComparisonRecord",
+    "Continuation",
     "ConversationStanding",
     "Event",
     "ExportReport",
@@ -40,6 +45,17 @@ __all__ = [
 
 
 class Store(
-    Studies, People, Conversations, Comparisons, Judgments, Collecting, Reading, Monitoring, Results, Imports, Records
+    Studies,
+    People,
+    Conversations,
+    Comparisons,
+    Judgments,
+    Asking,
+    Collecting,
+    Reading,
+    Monitoring,
+    Results,
+    Imports,
+    Records,
 ):
     """All parts of the store on one database: `with Store.open("sqlite:///prefloop.db") as store: ...`"""

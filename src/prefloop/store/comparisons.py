@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, RowMapping, select, update
@@ -13,6 +13,7 @@ from prefloop.schema import Comparison, ComparisonState, FinishReason, Response,
 from prefloop.store import tables
 from prefloop.store.database import Database, Unit, checked_text
 from prefloop.store.rows import comparison_row, load_comparisons, one_row, response_from, row_of
+from prefloop.store.views import Answer
 
 UNFINISHED = (ResponseState.PENDING.value, ResponseState.STREAMING.value)
 
@@ -30,41 +31,7 @@ class Comparisons(Database):
         """
 
         def work(unit: Unit) -> Comparison:
-            connection = unit.connection
-            conversation = one_row(
-                connection, tables.conversation, comparison.conversation_id, "conversation", lock=True
-            )
-            context = one_row(connection, tables.message, comparison.context_message_id, "message")
-            if conversation["ended_at"] is not None:
-                raise StateError(f"Conversation {conversation['id']} has ended; begin a new one.")
-            if context["conversation_id"] != conversation["id"] or context["role"] != "user":
-                raise StateError(
-                    f"Message {context['id']} is not a user turn of conversation {conversation['id']}; "
-                    "compare answers to one that is."
-                )
-            table = tables.comparison
-            live = connection.scalar(
-                select(table.c.id).where(
-                    table.c.conversation_id == conversation["id"],
-                    table.c.turn == comparison.turn,
-                    table.c.state != ComparisonState.VOID,
-                    table.c.import_digest.is_(None),
-                )
-            )
-            if live is not None:
-                raise StateError(
-                    f"Turn {comparison.turn} of conversation {conversation['id']} has comparison {live} already; "
-                    "judge or void that one."
-                )
-            insert_comparison(unit, comparison)
-            unit.log(
-                comparison.worker_id or "store",
-                "comparison.added",
-                comparison.id,
-                conversation_id=comparison.conversation_id,
-                turn=comparison.turn,
-                snapshots=[comparison.response_a.snapshot_id, comparison.response_b.snapshot_id],
-            )
+            add_comparison(unit, comparison)
             return comparison
 
         return self._write(work)
@@ -102,29 +69,22 @@ class Comparisons(Database):
         first_token_at: datetime | None,
         done_at: datetime | None = None,
     ) -> Response:
-        """A response is complete.
+        """A response is complete; see `finish_responses`."""
+        answer = Answer(id, text, tokens, finish_reason, first_token_at, done_at or now())
+        return self.finish_responses([answer])[0]
+
+    def finish_responses(self, answers: Sequence[Answer]) -> list[Response]:
+        """Responses are complete, all of them or none: both of a pair in one transaction.
 
         Errors:
-            StateError: it is done, failed or void already.
+            StateError: one is done, failed or void already.
             DataError: a text that no database can hold.
         """
-        checked_text(text, "The response")
+        for answer in answers:
+            checked_text(answer.text, "The response")
 
-        def work(unit: Unit) -> Response:
-            row = one_row(unit.connection, tables.response, id, "response", lock=True)
-            if row["state"] not in UNFINISHED:
-                raise StateError(f"Response {id} is {row['state']} and cannot finish; ask for a new comparison.")
-            values = {
-                "text": text,
-                "tokens": tokens,
-                "finish_reason": finish_reason,
-                "first_token_at": first_token_at,
-                "done_at": done_at or now(),
-                "state": ResponseState.DONE.value,
-            }
-            _update_responses(unit, [id], **values)
-            unit.log("store", "response.done", id, tokens=tokens, finish_reason=finish_reason)
-            return Response(**{**response_from(row).model_dump(), **values})
+        def work(unit: Unit) -> list[Response]:
+            return [_finish(unit, answer) for answer in answers]
 
         return self._write(work)
 
@@ -194,12 +154,59 @@ def overlap_draw(comparison_id: str) -> float:
     return int.from_bytes(hashlib.sha256(comparison_id.encode()).digest()[:6], "big") / 2**48
 
 
+def add_comparison(unit: Unit, comparison: Comparison) -> None:
+    """`Comparisons.add_comparison` as a part of a larger unit."""
+    connection = unit.connection
+    conversation = one_row(connection, tables.conversation, comparison.conversation_id, "conversation", lock=True)
+    context = one_row(connection, tables.message, comparison.context_message_id, "message")
+    if conversation["ended_at"] is not None:
+        raise StateError(f"Conversation {conversation['id']} has ended; begin a new one.")
+    if context["conversation_id"] != conversation["id"] or context["role"] != "user":
+        raise StateError(
+            f"Message {context['id']} is not a user turn of conversation {conversation['id']}; "
+            "compare answers to one that is."
+        )
+    table = tables.comparison
+    live = connection.scalar(
+        select(table.c.id).where(
+            table.c.conversation_id == conversation["id"],
+            table.c.turn == comparison.turn,
+            table.c.state != ComparisonState.VOID,
+            table.c.import_digest.is_(None),
+        )
+    )
+    if live is not None:
+        raise StateError(
+            f"Turn {comparison.turn} of conversation {conversation['id']} has comparison {live} already; "
+            "judge or void that one."
+        )
+    insert_comparison(unit, comparison)
+    unit.log(
+        comparison.worker_id or "store",
+        "comparison.added",
+        comparison.id,
+        conversation_id=comparison.conversation_id,
+        turn=comparison.turn,
+        snapshots=[comparison.response_a.snapshot_id, comparison.response_b.snapshot_id],
+    )
+
+
 def insert_comparison(unit: Unit, comparison: Comparison) -> None:
     """The rows of a comparison and its responses."""
     for response in (comparison.response_a, comparison.response_b):
         checked_text(response.text, "A response")
     unit.insert(tables.response, row_of(comparison.response_a), row_of(comparison.response_b))
     unit.insert(tables.comparison, comparison_row(comparison, overlap_draw(comparison.id)))
+
+
+def _finish(unit: Unit, answer: Answer) -> Response:
+    row = one_row(unit.connection, tables.response, answer.id, "response", lock=True)
+    if row["state"] not in UNFINISHED:
+        raise StateError(f"Response {answer.id} is {row['state']} and cannot finish; ask for a new comparison.")
+    values = {**answer._asdict(), "state": ResponseState.DONE.value}
+    _update_responses(unit, [values.pop("id")], **values)
+    unit.log("store", "response.done", answer.id, tokens=answer.tokens, finish_reason=answer.finish_reason)
+    return Response(**{**response_from(row).model_dump(), **values})
 
 
 def _comparison_of(connection: Connection, response_id: str) -> RowMapping:

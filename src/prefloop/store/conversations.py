@@ -49,15 +49,7 @@ class Conversations(Database):
         """
 
         def work(unit: Unit) -> TreeMessage:
-            conversation = one_row(unit.connection, tables.conversation, message.conversation_id, "conversation")
-            insert_message(unit, conversation, message)
-            unit.log(
-                conversation["worker_id"] or "store",
-                "message.added",
-                message.id,
-                conversation_id=message.conversation_id,
-                role=message.role,
-            )
+            add_message(unit, message)
             return message
 
         return self._write(work)
@@ -94,15 +86,29 @@ class Conversations(Database):
 
     def end_conversation(self, id: str, reason: str) -> None:
         """Ends a conversation; one that has ended keeps its first reason."""
-        table = tables.conversation
+        self._write(lambda unit: end_conversation(unit, id, reason))
 
-        def work(unit: Unit) -> None:
-            row = one_row(unit.connection, table, id, "conversation", lock=True)
-            if row["ended_at"] is None:
-                unit.connection.execute(update(table).where(table.c.id == id).values(ended_at=now(), end_reason=reason))
-                unit.log(row["worker_id"] or "store", "conversation.ended", id, reason=reason)
 
-        self._write(work)
+def add_message(unit: Unit, message: TreeMessage) -> None:
+    """`Conversations.add_message` as a part of a larger unit."""
+    conversation = one_row(unit.connection, tables.conversation, message.conversation_id, "conversation")
+    insert_message(unit, conversation, message)
+    unit.log(
+        conversation["worker_id"] or "store",
+        "message.added",
+        message.id,
+        conversation_id=message.conversation_id,
+        role=message.role,
+    )
+
+
+def end_conversation(unit: Unit, id: str, reason: str) -> None:
+    """`Conversations.end_conversation` as a part of a larger unit."""
+    table = tables.conversation
+    row = one_row(unit.connection, table, id, "conversation", lock=True)
+    if row["ended_at"] is None:
+        unit.connection.execute(update(table).where(table.c.id == id).values(ended_at=now(), end_reason=reason))
+        unit.log(row["worker_id"] or "store", "conversation.ended", id, reason=reason)
 
 
 def insert_message(unit: Unit, conversation: RowMapping, message: TreeMessage) -> None:

@@ -18,6 +18,7 @@ from prefloop.store import tables
 from prefloop.store.conversations import insert_message
 from prefloop.store.database import Database, Unit, checked_text
 from prefloop.store.rows import judgment_from, load_comparisons, one_row, row_of, tree_message_from
+from prefloop.store.views import Continuation
 
 _RACES = 20
 JUDGES_WITH_OVERLAP = 2
@@ -87,40 +88,7 @@ class Judgments(Database):
             StateError: the comparison is not judged, or the conversation went on with the other side.
         """
 
-        def work(unit: Unit) -> TreeMessage:
-            connection = unit.connection
-            row = one_row(connection, tables.comparison, comparison_id, "comparison", lock=True)
-            settled = (
-                connection.execute(
-                    select(tables.continuation).where(tables.continuation.c.comparison_id == comparison_id)
-                )
-                .mappings()
-                .one_or_none()
-            )
-            if settled is not None:
-                if settled["side"] != side:
-                    raise StateError(
-                        f"The conversation went on with side {settled['side']!r} of comparison {comparison_id}; "
-                        "reload the page."
-                    )
-                return tree_message_from(one_row(connection, tables.message, settled["message_id"], "message"))
-            if row["state"] != ComparisonState.JUDGED:
-                raise StateError(f"Comparison {comparison_id} is {row['state']}; judge it before going on.")
-            response = one_row(connection, tables.response, row[f"response_{side}_id"], "response")
-            message = TreeMessage(
-                conversation_id=row["conversation_id"],
-                parent_id=row["context_message_id"],
-                role="assistant",
-                text=response["text"],
-                response_id=response["id"],
-            )
-            conversation = one_row(connection, tables.conversation, row["conversation_id"], "conversation")
-            insert_message(unit, conversation, message)
-            unit.insert(tables.continuation, {"comparison_id": comparison_id, "side": side, "message_id": message.id})
-            unit.log(row["worker_id"] or "store", "comparison.continued", comparison_id, side=side)
-            return message
-
-        return self._write(work)
+        return self._write(lambda unit: continue_with(unit, Continuation(comparison_id=comparison_id, side=side)))
 
     def lease_overlap(self, study_id: str, worker_id: str, seconds: float) -> Comparison | None:
         """A judged comparison of somebody else that still needs a second judgment, promised for `seconds`.
@@ -172,6 +140,41 @@ class Judgments(Database):
                 unit.log(worker_id, "lease.released", comparison_id)
 
         self._write(work)
+
+
+def continue_with(unit: Unit, continuation: Continuation) -> TreeMessage:
+    """`Judgments.continue_with` as a part of a larger unit."""
+    connection, comparison_id, side = unit.connection, continuation.comparison_id, continuation.side
+    row = one_row(connection, tables.comparison, comparison_id, "comparison", lock=True)
+    settled = (
+        connection.execute(select(tables.continuation).where(tables.continuation.c.comparison_id == comparison_id))
+        .mappings()
+        .one_or_none()
+    )
+    if settled is not None:
+        if settled["side"] != side:
+            raise StateError(
+                f"The conversation went on with side {settled['side']!r} of comparison {comparison_id}; "
+                "reload the page."
+            )
+        return tree_message_from(one_row(connection, tables.message, settled["message_id"], "message"))
+    if row["state"] != ComparisonState.JUDGED:
+        raise StateError(f"Comparison {comparison_id} is {row['state']}; judge it before going on.")
+    response = one_row(connection, tables.response, row[f"response_{side}_id"], "response")
+    message = TreeMessage(
+        id=continuation.message_id,
+        conversation_id=row["conversation_id"],
+        parent_id=row["context_message_id"],
+        role="assistant",
+        text=response["text"],
+        response_id=response["id"],
+        created_at=continuation.created_at,
+    )
+    conversation = one_row(connection, tables.conversation, row["conversation_id"], "conversation")
+    insert_message(unit, conversation, message)
+    unit.insert(tables.continuation, {"comparison_id": comparison_id, "side": side, "message_id": message.id})
+    unit.log(row["worker_id"] or "store", "comparison.continued", comparison_id, side=side)
+    return message
 
 
 def _refuse_unless_complete(connection: Connection, comparison: RowMapping) -> None:

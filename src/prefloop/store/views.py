@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from prefloop.schema import Comparison, ComparisonState, Conversation, Judgment, Message, Noun, TreeMessage
+from prefloop.schema import (
+    Comparison,
+    ComparisonState,
+    Conversation,
+    FinishReason,
+    Judgment,
+    Message,
+    Noun,
+    Side,
+    TreeMessage,
+    new_id,
+    now,
+)
+
+
+class Answer(NamedTuple):
+    """What a model gave for one response; `id` is the response's."""
+
+    id: str
+    text: str
+    tokens: int | None
+    finish_reason: FinishReason | None
+    first_token_at: datetime | None
+    done_at: datetime
+
+
+class Continuation(Noun):
+    """A conversation goes on with one side of a judged comparison; `message_id` is that of the assistant turn."""
+
+    comparison_id: str
+    side: Side
+    message_id: str = Field(default_factory=new_id)
+    created_at: datetime = Field(default_factory=now)
 
 
 class JudgedComparison(Noun):

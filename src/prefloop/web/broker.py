@@ -23,6 +23,7 @@ from prefloop.web.markdown import render_markdown
 
 SIDES: tuple[Side, Side] = ("a", "b")
 Pacing = Literal["synchronised", "raw", "reveal_at_end"]
+_UNHURRIED_STREAMS = 16
 HEARTBEAT = b": still here\n\n"
 
 
@@ -57,12 +58,15 @@ class TurnStream:
 
     Args:
         pacing: how far a side may be shown; see `shown`.
+        worker_id: whose conversation it is.
     """
 
-    def __init__(self, pacing: Pacing = "synchronised") -> None:
+    def __init__(self, pacing: Pacing = "synchronised", worker_id: str | None = None) -> None:
+        self.worker_id = worker_id
         self._pacing = pacing
         self._texts: dict[Side, str] = {"a": "", "b": ""}
         self._complete: set[Side] = set()
+        self._is_stored = False
         self._void: Void | None = None
         self._version = 0
         self._waiters: set[asyncio.Future[None]] = set()
@@ -70,7 +74,7 @@ class TurnStream:
     @property
     def is_over(self) -> bool:
         """True once nothing more can come."""
-        return self._void is not None or len(self._complete) == len(SIDES)
+        return self._void is not None or self._is_stored
 
     def add(self, side: Side, text: str) -> None:
         """Appends a piece of an answer."""
@@ -78,8 +82,13 @@ class TurnStream:
         self._changed()
 
     def complete(self, side: Side) -> None:
-        """The side's answer is whole and stored."""
+        """The side's answer is whole."""
         self._complete.add(side)
+        self._changed()
+
+    def stored(self) -> None:
+        """Both answers are whole and stored."""
+        self._is_stored = True
         self._changed()
 
     def void(self, reason: str, message: str) -> None:
@@ -115,7 +124,7 @@ class TurnStream:
                 facts = {"reason": self._void.reason, "message": self._void.message}
                 yield piece + _encode("void", facts, sent)
                 return
-            if len(announced) == len(SIDES):
+            if self._is_stored and len(announced) == len(SIDES):
                 yield piece + _encode("turn_ready", {}, sent)
                 return
             if piece:
@@ -164,9 +173,9 @@ class Broker:
     def __init__(self) -> None:
         self._streams: dict[str, TurnStream] = {}
 
-    def open(self, comparison_id: str, pacing: Pacing) -> TurnStream:
+    def open(self, comparison_id: str, pacing: Pacing, worker_id: str | None = None) -> TurnStream:
         """A new stream; it is found under the comparison's id until `close`."""
-        stream = self._streams[comparison_id] = TurnStream(pacing)
+        stream = self._streams[comparison_id] = TurnStream(pacing, worker_id)
         return stream
 
     def find(self, comparison_id: str) -> TurnStream | None:
@@ -176,6 +185,10 @@ class Broker:
     def close(self, comparison_id: str) -> None:
         """Forgets a stream; its readers keep it until they are through."""
         self._streams.pop(comparison_id, None)
+
+    def pause(self, flush_seconds: float) -> float:
+        """Seconds between two pieces: longer where many are being answered, so that sending does not cost the rest."""
+        return flush_seconds * max(1.0, self.open_streams / _UNHURRIED_STREAMS)
 
     @property
     def open_streams(self) -> int:
@@ -191,6 +204,8 @@ def finished_stream(texts: dict[Side, str] | None, void: Void | None) -> TurnStr
     for side, text in (texts or {}).items():
         stream.add(side, text)
         stream.complete(side)
+    if texts:
+        stream.stored()
     return stream
 
 

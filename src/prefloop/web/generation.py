@@ -1,8 +1,9 @@
 """Runs the two answers of a comparison as a task that no browser connection owns.
 
-Text goes to the broker as it comes, each finished answer to the store (that an answer has begun is known here and is
-not worth a write: after a crash it is void all the same). A side that fails, falls silent or takes too
-long voids the whole pair: a judgment between an answer and a failure says nothing about the answers.
+Text goes to the broker as it comes, both answers to the store at once when the second is finished (that an answer has
+begun, or one alone is whole, is known here and is not worth a write: after a crash it is void all the same). A side
+that fails, falls silent or takes too long voids the whole pair: a judgment between an answer and a failure says nothing
+about the answers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from prefloop.schema import (
     Snapshot,
     now,
 )
-from prefloop.store import Store
+from prefloop.store import Answer, Store
 from prefloop.web.broker import SIDES, Broker, TurnStream
 from prefloop.web.settings import PageSettings
 from prefloop.web.store_threads import StoreThreads
@@ -55,7 +56,8 @@ class Generation:
     def open(self, comparison: Comparison, snapshots: Mapping[Side, Snapshot]) -> TurnStream:
         """The stream of a comparison, before it is stored: whoever finds the row finds its stream."""
         picks_best = any(snapshot.best_of_k > 1 for snapshot in snapshots.values())
-        return self._broker.open(comparison.id, "reveal_at_end" if picks_best else self._page.pacing)
+        pacing = "reveal_at_end" if picks_best else self._page.pacing
+        return self._broker.open(comparison.id, pacing, comparison.worker_id)
 
     def start(
         self,
@@ -96,14 +98,18 @@ class Generation:
     async def _turn(
         self, stream: TurnStream, comparison: Comparison, messages: tuple[Message, ...], names: Mapping[Side, str]
     ) -> None:
+        answers: list[Answer] = []
         try:
             async with asyncio.TaskGroup() as group:
                 for side in SIDES:
-                    group.create_task(self._answer(stream, comparison, side, names[side], messages))
+                    group.create_task(self._answer(stream, comparison, side, names[side], messages, answers))
+            await self._threads.run(self._store.finish_responses, answers)
+            stream.stored()
         except* _AnswerFailed as failures:
             failure = failures.exceptions[0]
             assert isinstance(failure, _AnswerFailed)
             with contextlib.suppress(PrefloopError):  # void already: the worker skipped in the same moment
+                await self._threads.run(self._store.finish_responses, answers)
                 await self._threads.run(self._store.fail_response, failure.response_id, str(failure))
             stream.void(failure.code, VOID_MESSAGES[failure.code])
         except* Exception as errors:  # the border of a web request: recorded, and the page goes on
@@ -113,8 +119,15 @@ class Generation:
             stream.void("failed", VOID_MESSAGES["failed"])
 
     async def _answer(
-        self, stream: TurnStream, comparison: Comparison, side: Side, model: str, messages: tuple[Message, ...]
+        self,
+        stream: TurnStream,
+        comparison: Comparison,
+        side: Side,
+        model: str,
+        messages: tuple[Message, ...],
+        answers: list[Answer],
     ) -> None:
+        """Follows one side to its end and adds it to `answers`."""
         response = comparison.response(side)
         request = ResponderRequest(
             model=model, messages=messages, sampling=response.sampling or SamplingSettings(), seed=response.seed
@@ -144,14 +157,8 @@ class Generation:
             raise _AnswerFailed(response.id, "failed", f"model: {ending.text or 'error without a message'}")
         if not text.strip():
             raise _AnswerFailed(response.id, "empty", f"empty: side {side}")
-        await self._threads.run(
-            self._store.finish_response,
-            response.id,
-            text,
-            ending.tokens,
-            ending.finish_reason or "stop",
-            first_token_at,
-            done_at,
+        answers.append(
+            Answer(response.id, text, ending.tokens, ending.finish_reason or "stop", first_token_at, done_at)
         )
         stream.complete(side)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -30,7 +31,7 @@ from prefloop.schema import (
     Worker,
     now,
 )
-from prefloop.store import ConversationStanding, Store
+from prefloop.store import Continuation, ConversationStanding, Store
 from prefloop.web.broker import TurnStream, Void, finished_stream
 from prefloop.web.draw import draw_pair, pending_response
 from prefloop.web.generation import Generation, storable
@@ -177,8 +178,7 @@ class Turns:
         if reason is not None:
             raise Problem(409, "study_closed", reason)
         if standing is not None:
-            await self._continue(standing)
-            await self._run(self._store.end_conversation, standing.conversation.id, "complete")
+            await self._close(standing, "complete")
         conversation = Conversation(mode=study.mode, study_id=study.id, worker_id=worker.id)
         await self._run(self._store.add_conversation, conversation)
         return conversation
@@ -194,14 +194,17 @@ class Turns:
         if standing.phase != "write":
             raise Problem(409, *_REFUSALS[standing.phase])
         _refuse_while_stopped(standing.study)
-        reply = await self._continue(standing)
+        continuation = await self._continuation(standing)
+        parent = standing.messages[-1] if standing.messages and standing.messages[-1].role == "assistant" else None
         message = TreeMessage(
-            conversation_id=conversation_id, parent_id=reply.id if reply else None, role="user", text=text
+            conversation_id=conversation_id, parent_id=parent.id if parent else None, role="user", text=text
         )
-        await self._run(self._store.add_message, message)
-        is_new = reply is not None and reply not in standing.messages
-        context = (*standing.messages, reply, message) if reply and is_new else (*standing.messages, message)
-        return await self._ask(standing, context)
+
+        async def store(comparison: Comparison) -> tuple[TreeMessage, ...]:
+            reply = await self._run(self._store.add_turn, message, comparison, continuation)
+            return (*standing.messages, reply, message) if reply else (*standing.messages, message)
+
+        return await self._ask(standing, message, store)
 
     async def retry(self, worker: Worker, conversation_id: str) -> Comparison:
         """New answers to the last message, after its pair was voided."""
@@ -209,15 +212,19 @@ class Turns:
         if standing.phase != "void":
             raise Problem(409, "not_void", "New answers are for a pair that does not count; this one does.")
         _refuse_while_stopped(standing.study)
-        return await self._ask(standing, standing.messages)
+
+        async def store(comparison: Comparison) -> tuple[TreeMessage, ...]:
+            await self._run(self._store.add_comparison, comparison)
+            return standing.messages
+
+        return await self._ask(standing, standing.messages[-1], store)
 
     async def end(self, worker: Worker, conversation_id: str) -> None:
         """The worker has had enough of this conversation; what is judged stays."""
         standing = await self._own(worker, conversation_id)
         if standing.phase == "answers" and standing.last is not None:
             await self._void(standing.last, "skipped")
-        await self._continue(standing)
-        await self._run(self._store.end_conversation, conversation_id, "ended by the worker")
+        await self._close(standing, "ended by the worker")
 
     # ---- judging ----
 
@@ -273,17 +280,25 @@ class Turns:
             raise Problem(409, "conversation_ended", "This conversation has ended; begin a new one.")
         return Standing(await self.study(conversation.study_id), facts)
 
-    async def _continue(self, standing: Standing) -> TreeMessage | None:
-        """The assistant turn that the next message follows; written now if the last pair is judged and has none."""
+    async def _continuation(self, standing: Standing) -> Continuation | None:
+        """What the next message follows, if the last pair is judged and its reply not yet an assistant turn."""
         last = standing.last
-        if last is not None and last.state is ComparisonState.JUDGED:
-            side = continued_side(standing.study, last, (await self.own_judgment(last)).clicked)
-            return await self._run(self._store.continue_with, last.id, side)
-        if standing.messages and standing.messages[-1].role == "assistant":
-            return standing.messages[-1]
-        return None
+        if last is None or last.state is not ComparisonState.JUDGED:
+            return None
+        side = continued_side(standing.study, last, (await self.own_judgment(last)).clicked)
+        return Continuation(comparison_id=last.id, side=side)
 
-    async def _ask(self, standing: Standing, context: tuple[TreeMessage, ...]) -> Comparison:
+    async def _close(self, standing: Standing, reason: str) -> None:
+        continuation = await self._continuation(standing)
+        await self._run(self._store.close_conversation, standing.conversation.id, reason, continuation)
+
+    async def _ask(
+        self,
+        standing: Standing,
+        message: TreeMessage,
+        store: Callable[[Comparison], Awaitable[tuple[TreeMessage, ...]]],
+    ) -> Comparison:
+        """Draws two answers to a message; `store` keeps the comparison and gives the context, root first."""
         study = standing.study
         snapshots: dict[str, Snapshot] = {}
         for share in study.snapshots:
@@ -291,7 +306,7 @@ class Turns:
         first, second = draw_pair(study, snapshots, self._chance)
         comparison = Comparison(
             conversation_id=standing.conversation.id,
-            context_message_id=context[-1].id,
+            context_message_id=message.id,
             turn=standing.judged + 1,
             response_a=pending_response(study, first, self._chance),
             response_b=pending_response(study, second, self._chance),
@@ -305,11 +320,11 @@ class Turns:
         drawn: dict[Side, Snapshot] = {"a": first, "b": second}
         stream = self._generation.open(comparison, drawn)
         try:
-            await self._run(self._store.add_comparison, comparison)
+            context = await store(comparison)
         except PrefloopError:
             self._generation.discard(comparison.id)
             raise
-        messages = tuple(Message(role=message.role, text=message.text) for message in context)
+        messages = tuple(Message(role=turn.role, text=turn.text) for turn in context)
         self._generation.start(stream, comparison, messages, drawn)
         return comparison
 

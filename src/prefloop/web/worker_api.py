@@ -116,11 +116,13 @@ async def turn_events(
 ) -> StreamingResponse:
     """Both answers as server-sent events (described in prefloop.web.broker), from any offset, any number of times."""
     stream = shared.broker.find(comparison_id)  # before the row is read, so that a row without a stream is final
-    comparison = await shared.turns.comparison(worker, comparison_id)
-    if stream is None:
-        stream = await shared.turns.finished_stream(comparison)
+    if stream is None or stream.worker_id != worker.id:
+        comparison = await shared.turns.comparison(worker, comparison_id)
+        stream = stream or await shared.turns.finished_stream(comparison)
     events: AsyncIterator[bytes] = stream.events(
-        Offsets.parse(last_event_id or start), shared.page.flush_seconds, shared.page.heartbeat_seconds
+        Offsets.parse(last_event_id or start),
+        shared.broker.pause(shared.page.flush_seconds),
+        shared.page.heartbeat_seconds,
     )
     return StreamingResponse(
         events, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
