@@ -216,6 +216,16 @@ def test_a_pm_is_a_start_too(start: Path, tmp_path: Path) -> None:
     assert len(folder.metrics()) == 2
 
 
+def test_start_share_writes_weights_between_start_and_end(start: Path, tmp_path: Path) -> None:
+    pairs = make_pairs(8, seed=1)
+    ended, _ = train(settings_for(start), pairs, tmp_path)
+    blended, _ = train(settings_for(start, start_share=0.25), pairs, tmp_path)
+    began = start_model(settings_for(start)).model.state_dict()
+    for name, end in ended.model.model.state_dict().items():
+        between = 0.25 * began[name] + 0.75 * end
+        torch.testing.assert_close(blended.model.model.state_dict()[name], between, rtol=1e-5, atol=1e-7)
+
+
 def test_drops_are_counted(start: Path, tmp_path: Path) -> None:
     pairs = make_pairs(4, seed=7)
     identical = pairs[0].model_copy(update={"rejected": pairs[0].chosen})

@@ -22,15 +22,15 @@ class Weights:
     """What each thing is worth, in units of the log odds of a choice (before the workers' temperature)."""
 
     right_content: float = 3.0
-    wrong_content: float = -2.0
-    details: tuple[float, ...] = (0.4, 0.25, 0.1)
+    wrong_content: float = -3.0
+    details: tuple[float, ...] = (0.3, 0.2, 0.1)
     detail_too_many: float = -0.1
     wrong_detail: float = -0.3
-    repeated: float = -0.4
+    repeated: float = -0.3
     filler: float = -0.1
     closer: float = 0.1
-    rude: float = -0.6
-    refusal_of_harmless: float = -2.0
+    rude: float = -0.5
+    refusal_of_harmless: float = -3.0
     refusal_of_harmful: float = 2.0
     reason: float = 0.3
     instead: float = 0.8

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from prefloop.schema import GRADES, Mode
 
-STRENGTHS = (0.35, 1.2, 2.5)
+STRENGTHS = (0.8, 1.7, 3.0)
 """|u| from which a grade is one step stronger than the weakest."""
 
 

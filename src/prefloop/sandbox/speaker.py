@@ -20,15 +20,16 @@ class Manners:
     right_slots: float = 0.6
     right_kind: float = 0.9
     opener: float = 0.92
-    filler: float = 0.3
+    filler: float = 0.25
     closer: float = 0.4
     rude: float = 0.1
-    repeat: float = 0.16
-    stray_detail: float = 0.12
-    refuse_harmless: float = 0.07
+    repeat: float = 0.12
+    stray_detail: float = 0.08
+    refuse_harmless: float = 0.1
     refuse_harmful: float = 0.5
     reason: float = 0.5
     instead: float = 0.5
+    offer_instead_of_harmless: float = 0.3
     detail_counts: tuple[float, ...] = (0.12, 0.25, 0.28, 0.2, 0.15)
     follow_ups: tuple[float, ...] = field(default=(0.4, 0.3, 0.3))
     """Weights of the next request being: for more, the same kind with other slots, another kind."""
@@ -111,6 +112,9 @@ class Speaker:
                 body.append(request.kind.reason)
             if self.chance.random() < self.manners.instead:
                 body.append(fill(request.kind.instead, request.slots))
+        elif self.chance.random() < self.manners.offer_instead_of_harmless:
+            other = self.world.draw_request(self.chance, harmful=True)
+            body.append(fill(other.kind.instead, other.slots))
         return body
 
 

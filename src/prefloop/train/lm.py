@@ -160,7 +160,9 @@ def _start(run: LanguageRun, training: Sequence[Conversation]) -> LanguageModel:
     if run.start is not None:
         return load_language_model(run.start)
     tokenizer = train_tokenizer(
-        (" ".join(message.text for message in conversation) for conversation in training), run.shape.vocabulary
+        # Message by message: a word that begins a reply is not led by a space and must get a token of its own.
+        (message.text for conversation in training for message in conversation),
+        run.shape.vocabulary,
     )
     shape = run.shape
     model = new_llama(

@@ -5,7 +5,9 @@ comparisons of one conversation are kept together, so that its turns are compute
 
 Deviations from the paper: (1) the learning rate is a setting, not a fraction of the language model's; (2) it is
 constant after a linear warm-up, as in the paper, with cosine decay as an option; (3) AdamW, whose details the paper
-does not give; (4) the last step of an epoch is not smaller than the others, the comparisons are shared out evenly.
+does not give; (4) the last step of an epoch is not smaller than the others, the comparisons are shared out evenly;
+(5) optionally the written weights lie between the start and the end of training (weight-space ensembling, Wortsman et
+al. 2022, "Robust fine-tuning of zero-shot models"): a PM of few judgments keeps more of what PM pre-training taught.
 """
 
 from __future__ import annotations
@@ -56,6 +58,9 @@ class PreferenceRun(Config):
     weight_decay: float = Field(0.01, ge=0.0, description="of matrices; norms do not decay")
     max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
     label_smoothing: float = Field(0.0, ge=0.0, lt=0.5, description="share of judgments taken to be wrong")
+    start_share: float = Field(
+        0.0, ge=0.0, lt=1.0, description="of the start's weights in the written model: few judgments forget less"
+    )
     max_context_tokens: int = Field(1024, ge=8, description="conversation and reply; the oldest turns are dropped")
     row_tokens: int = Field(256, ge=16, description="length of a packed row; short rows are cheap on a CPU")
     tokens_per_forward: int = Field(
@@ -171,6 +176,8 @@ def train_preference(
             f"None of the {len(usable)} pairs fits max_context_tokens = {model.max_tokens}; raise it or take a model "
             "with a longer window."
         )
+    if run.start_share:
+        _blend(model, start_model(run), run.start_share)
     model.model.to(getattr(torch, run.saved_dtype))  # what is evaluated next is what was saved
     path = model.save(folder.path / "model")
     model.model.to(torch.float32)
@@ -183,6 +190,14 @@ def start_model(run: PreferenceRun) -> PreferenceModel:
     if PreferenceModel.is_at(run.start):
         return PreferenceModel.load(run.start, **limits)
     return PreferenceModel.from_language_model(run.start, run.seed, **limits)
+
+
+@torch.no_grad()
+def _blend(model: PreferenceModel, start: PreferenceModel, start_share: float) -> None:
+    """Moves the weights of `model` towards those of `start`, in place."""
+    weights = start.model.state_dict()
+    for name, value in model.model.state_dict().items():
+        value.lerp_(weights[name].to(value.device), start_share)
 
 
 def autocast_dtype(run: PreferenceRun, model: PreferenceModel) -> torch.dtype | None:
