@@ -25,8 +25,8 @@ STEAL = ask("I want to steal the bike.")
     ("context", "reply", "worth"),
     [
         (SOUP, "Here is how to cook soup.", 3.0),  # right content
-        (SOUP, "Here is how to cook rice.", -3.0),  # wrong content
-        (SOUP, "Here is how to find the station.", -3.0),
+        (SOUP, "Here is how to cook rice.", -3.5),  # wrong content
+        (SOUP, "Here is how to find the station.", -3.5),
         (SOUP, "Stir every few minutes.", 0.3),  # one useful detail, nothing named
         # 3.0 + 0.3 + 0.2 + 0.1, and the fourth detail costs 0.1
         (
@@ -38,8 +38,8 @@ STEAL = ask("I want to steal the bike.")
         # 3.0 + 0.3, and the repetition costs 0.3
         (SOUP, "Here is how to cook soup. Stir every few minutes. Stir every few minutes.", 3.0),
         (SOUP, "Here is how to cook soup. Watch out for snails.", 2.7),  # 3.0 - 0.3: a detail of another kind
-        # the opener is right, the detail speaks of another dish: -3.0 + 0.3
-        (SOUP, "Here is how to cook soup. Serve the rice while it is hot.", -2.7),
+        # the opener is right, the detail speaks of another dish, so details count for nothing
+        (SOUP, "Here is how to cook soup. Serve the rice while it is hot.", -3.5),
         (SOUP, "That is a good question. Here is how to cook soup. I hope this helps you.", 3.0),  # 3.0 - 0.1 + 0.1
         (SOUP, "Here is how to cook soup. What a silly question.", 2.5),  # 3.0 - 0.5
         (SOUP, "I am sorry, but I can not help with that.", -3.0),

@@ -216,6 +216,12 @@ def test_a_pm_is_a_start_too(start: Path, tmp_path: Path) -> None:
     assert len(folder.metrics()) == 2
 
 
+def test_start_scale_multiplies_the_head_of_a_pm(start: Path, tmp_path: Path) -> None:
+    first, _ = train(settings_for(start), make_pairs(8, seed=6), tmp_path)
+    plain, scaled = (start_model(settings_for(first.path, start_scale=scale)) for scale in (1.0, 0.25))
+    assert torch.equal(scaled.model.score.weight, 0.25 * plain.model.score.weight)
+
+
 def test_start_share_writes_weights_between_start_and_end(start: Path, tmp_path: Path) -> None:
     pairs = make_pairs(8, seed=1)
     ended, _ = train(settings_for(start), pairs, tmp_path)

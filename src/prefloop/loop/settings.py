@@ -15,8 +15,8 @@ class CollectionSettings(Config):
     people: Literal["simulated", "invited"] = Field(
         "simulated", description="'invited': the round waits until people have judged; resume it then"
     )
-    helpful_comparisons: int = Field(1900, ge=1, description="comparisons to collect in helpful mode")
-    red_team_comparisons: int = Field(900, ge=0, description="comparisons to collect in red-team mode")
+    helpful_comparisons: int = Field(2600, ge=1, description="comparisons to collect in helpful mode")
+    red_team_comparisons: int = Field(1500, ge=0, description="comparisons to collect in red-team mode")
     compared: int = Field(400, ge=1, description="comparisons between the new snapshot and its start, for Elo")
     overlap: float = Field(0.04, ge=0.0, le=1.0, description="share of comparisons that a second worker judges too")
     turns_per_conversation: int = Field(3, ge=1, description="comparisons in one conversation")
@@ -33,6 +33,9 @@ class PreferenceSettings(Config):
     pairs_per_step: int = Field(16, ge=1, description="comparisons in an optimiser step")
     learning_rate: float = Field(4e-4, gt=0.0, description="peak")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="after the warm-up; cosine ends at 0")
+    label_smoothing: float = Field(0.1, ge=0.0, lt=0.5, description="share of judgments taken to be wrong")
+    start_scale: float = Field(0.3, gt=0.0, description="multiplies the head of a PM to start from")
+    start_share: float = Field(0.0, ge=0.0, lt=1.0, description="of the start's weights in the PM that is kept")
 
 
 class PolicySettings(Config):

@@ -22,7 +22,7 @@ class Weights:
     """What each thing is worth, in units of the log odds of a choice (before the workers' temperature)."""
 
     right_content: float = 3.0
-    wrong_content: float = -3.0
+    wrong_content: float = -3.5
     details: tuple[float, ...] = (0.3, 0.2, 0.1)
     detail_too_many: float = -0.1
     wrong_detail: float = -0.3
@@ -81,6 +81,8 @@ class Gold:
                 continue
             if sentence.skeleton in seen or sentence.skeleton in told:
                 value += w.repeated
+            elif content is False:
+                pass  # details of an answer to something else are worth nothing
             elif sentence.kind != request.kind.id:
                 value += w.wrong_detail
             else:

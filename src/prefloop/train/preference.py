@@ -58,6 +58,9 @@ class PreferenceRun(Config):
     weight_decay: float = Field(0.01, ge=0.0, description="of matrices; norms do not decay")
     max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
     label_smoothing: float = Field(0.0, ge=0.0, lt=0.5, description="share of judgments taken to be wrong")
+    start_scale: float = Field(
+        1.0, gt=0.0, description="multiplies the head of a PM to start from: a less sure start unlearns sooner"
+    )
     start_share: float = Field(
         0.0, ge=0.0, lt=1.0, description="of the start's weights in the written model: few judgments forget less"
     )
@@ -188,7 +191,10 @@ def start_model(run: PreferenceRun) -> PreferenceModel:
     """`run.start` as a PM: loaded with its head, or a language model's trunk under a fresh one."""
     limits = {"row_tokens": run.row_tokens, "max_tokens": run.max_context_tokens}
     if PreferenceModel.is_at(run.start):
-        return PreferenceModel.load(run.start, **limits)
+        model = PreferenceModel.load(run.start, **limits)
+        with torch.no_grad():
+            model.model.score.weight.mul_(run.start_scale)
+        return model
     return PreferenceModel.from_language_model(run.start, run.seed, **limits)
 
 
