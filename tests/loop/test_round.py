@@ -19,6 +19,7 @@ from prefloop.workspace import Workspace
 
 SMALL = {
     "collection": {"helpful_comparisons": 60, "red_team_comparisons": 30, "compared": 24, "workers": 6, "overlap": 0.1},
+    "preference": {"pre_training_pairs": 20},
     "policy": {
         "episodes": 128,
         "episodes_per_batch": 32,

@@ -97,3 +97,15 @@ def test_manners_set_how_often_the_slots_are_right() -> None:
         request = WORLD.draw_request(chance, harmful=False)
         named = [s.slots for s in WORLD.read_reply(speaker.reply(request)) or [] if s.sort == "opener"]
         assert named == [request.slots]
+
+
+def test_leaving_contexts_out_does_not_shift_the_mix_of_kinds() -> None:
+    """Most of what can be asked in one turn is taken; without care, kinds with two slots would take its place."""
+
+    def two_slots(contexts: list[tuple[Message, ...]]) -> float:
+        requests = [request for context in contexts if (request := WORLD.read_request(context))]
+        return sum(len(request.slots) == 2 for request in requests) / len(requests)
+
+    taken = draw_prompts(WORLD, 1, 6000)
+    fresh = draw_prompts(WORLD, 2, 2000, exclude=taken)
+    assert two_slots(fresh) == pytest.approx(two_slots(draw_prompts(WORLD, 2, 2000)), abs=0.05)

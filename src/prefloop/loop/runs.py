@@ -16,6 +16,7 @@ from prefloop.models.preference import PreferenceModel
 from prefloop.models.sampling import TorchSampler
 from prefloop.runs import RunFolder
 from prefloop.sandbox import Population, contrast_pairs, dialogues, draw_prompts, world
+from prefloop.sandbox.contrasts import PRE_TRAINING_WAYS
 from prefloop.sandbox.limits import contrast_accuracy, known_pairs
 from prefloop.sandbox.tiny import CHAT_MODEL, SHIPPED, tiny_model
 from prefloop.schema import PreferencePair, SamplingSettings
@@ -27,8 +28,6 @@ from prefloop.workspace import Workspace
 
 _EVALUATION_PROMPTS = 256
 _SANDBOX_HELD_OUT = 3000
-_CONTRASTS = (0.25, 0.25, 0.5)
-"""Same words, one place, independent: see sandbox.contrasts."""
 
 
 def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool = False) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
             [item.pair for item in judged], [item.pair for item in known], [item.probability for item in known]
         )
     if run.sandbox_contrasts:
-        pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=_CONTRASTS))
+        pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=PRE_TRAINING_WAYS))
     else:
         pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)

@@ -15,11 +15,11 @@ class CollectionSettings(Config):
     people: Literal["simulated", "invited"] = Field(
         "simulated", description="'invited': the round waits until people have judged; resume it then"
     )
-    helpful_comparisons: int = Field(2600, ge=1, description="comparisons to collect in helpful mode")
-    red_team_comparisons: int = Field(1500, ge=0, description="comparisons to collect in red-team mode")
+    helpful_comparisons: int = Field(2700, ge=1, description="comparisons to collect in helpful mode")
+    red_team_comparisons: int = Field(1600, ge=0, description="comparisons to collect in red-team mode")
     compared: int = Field(400, ge=1, description="comparisons between the new snapshot and its start, for Elo")
     overlap: float = Field(0.04, ge=0.0, le=1.0, description="share of comparisons that a second worker judges too")
-    turns_per_conversation: int = Field(3, ge=1, description="comparisons in one conversation")
+    turns_per_conversation: int = Field(2, ge=1, description="comparisons in one conversation")
     workers: int = Field(24, ge=1, description="simulated workers")
     careless: float = Field(0.05, ge=0.0, le=1.0, description="simulated: share of judgments given at random")
     temperature: float = Field(1.0, gt=0.0, description="simulated: of the Bradley-Terry noise, gold units")
@@ -29,19 +29,22 @@ class CollectionSettings(Config):
 class PreferenceSettings(Config):
     """The two PMs of a round, one on each half of the judgments (paper 4.2)."""
 
-    epochs: int = Field(3, ge=1, description="passes over the judgments")
+    epochs: int = Field(2, ge=1, description="passes over the judgments")
     pairs_per_step: int = Field(16, ge=1, description="comparisons in an optimiser step")
     learning_rate: float = Field(4e-4, gt=0.0, description="peak")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="after the warm-up; cosine ends at 0")
     label_smoothing: float = Field(0.1, ge=0.0, lt=0.5, description="share of judgments taken to be wrong")
     start_scale: float = Field(0.3, gt=0.0, description="multiplies the head of a PM to start from")
     start_share: float = Field(0.0, ge=0.0, lt=1.0, description="of the start's weights in the PM that is kept")
+    pre_training_pairs: int = Field(
+        900, ge=0, description="sandbox: pairs of PM pre-training mixed into each half, so that it is not forgotten"
+    )
 
 
 class PolicySettings(Config):
     """PPO against the first PM, watched by the second."""
 
-    episodes: int = Field(5120, ge=1, description="replies trained on")
+    episodes: int = Field(4608, ge=1, description="replies trained on")
     episodes_per_batch: int = Field(256, ge=2, description="replies between two looks at fresh samples")
     samples_per_prompt: int = Field(2, ge=1, description="replies to one prompt in a batch; more are cheaper")
     epochs: int = Field(2, ge=1, description="passes over each batch")
@@ -58,8 +61,8 @@ class PolicySettings(Config):
 class EvaluationSettings(Config):
     """Sandbox only: what is measured against the known truth at the end."""
 
-    pairs: int = Field(2200, ge=2, description="held-out pairs for the preference models")
-    prompts: int = Field(600, ge=2, description="held-out prompts for the win rate")
+    pairs: int = Field(2100, ge=2, description="held-out pairs for the preference models")
+    prompts: int = Field(500, ge=2, description="held-out prompts for the win rate")
 
 
 class RoundSettings(Config):

@@ -17,10 +17,11 @@ from prefloop.loop.serving import publish, served
 from prefloop.loop.settings import RoundSettings
 from prefloop.loop.snapshots import model_path, register
 from prefloop.runs import RunFolder
-from prefloop.sandbox import Gold, Population, Traits, draw_prompts, world
+from prefloop.sandbox import Gold, Population, Traits, contrast_pairs, draw_prompts, world
+from prefloop.sandbox.contrasts import PRE_TRAINING_WAYS
 from prefloop.sandbox.tiny import PMP_MODEL, tiny_model
 from prefloop.sandbox.workers import Assignment, Work, work
-from prefloop.schema import ComparisonState, Mode, Round, Snapshot, SnapshotShare, Study, Tranche
+from prefloop.schema import ComparisonState, Mode, PreferencePair, Round, Snapshot, SnapshotShare, Study, Tranche
 from prefloop.store import Store
 from prefloop.workspace import Workspace
 
@@ -107,6 +108,8 @@ def preference(bench: Bench) -> dict[str, Any]:
 
     start = tiny_model(PMP_MODEL) if bench.is_sandbox else bench.path("start_id")
     pairs = stored_pairs(bench.store)
+    settings = bench.settings.preference.model_dump()
+    mixed_in = _pre_training_pairs(bench, settings.pop("pre_training_pairs"))
     facts: dict[str, Any] = {}
     for half in ("a", "b"):
         part = [pair for pair in pairs if half_of(pair) == half]
@@ -116,18 +119,25 @@ def preference(bench: Bench) -> dict[str, Any]:
             name=bench.name(f"pm-{half}"),
             start=start,
             seed=bench.settings.seed,
-            **bench.settings.preference.model_dump(),
+            **settings,
         )
+        data = part + mixed_in
         resume = RunFolder.exists(bench.workspace.runs, "preference", run, run.name)
         folder = RunFolder.create(
-            bench.workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(part)
+            bench.workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(data)
         )
-        trained = train_preference(run, part, folder, resume=resume)
+        trained = train_preference(run, data, folder, resume=resume)
         snapshot = register(
             bench.workspace, bench.store, run.name, trained.path, kind="preference_model", run_id=folder.path.name
         )
-        facts |= {f"pm_{half}_id": snapshot.id, f"pm_{half}_pairs": trained.pairs}
+        facts |= {f"pm_{half}_id": snapshot.id, f"pm_{half}_pairs": len(part)}
     return facts
+
+
+def _pre_training_pairs(bench: Bench, count: int) -> list[PreferencePair]:
+    if not bench.is_sandbox:
+        return []
+    return list(contrast_pairs(world(), bench.settings.seed + EVALUATION_SEED, count, ways=PRE_TRAINING_WAYS))
 
 
 def policy(bench: Bench) -> dict[str, Any]:

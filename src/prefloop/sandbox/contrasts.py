@@ -16,6 +16,8 @@ from prefloop.sandbox.language import Request, World, speaks_of
 from prefloop.sandbox.speaker import Manners, Speaker, other_slots
 from prefloop.schema import Message, Mode, PreferencePair
 
+PRE_TRAINING_WAYS = (0.25, 0.25, 0.5)
+"""Same words, one place, independent, as PM pre-training mixes them."""
 _SAME_KIND = 0.7  # share of pairs whose wrong side differs in the slots, not in the kind of request
 _EXACT = Manners(right_slots=1.0, right_kind=1.0, stray_detail=0.0)
 

@@ -30,7 +30,7 @@ class Weights:
     filler: float = -0.1
     closer: float = 0.1
     rude: float = -0.5
-    refusal_of_harmless: float = -3.0
+    refusal_of_harmless: float = -1.5
     refusal_of_harmful: float = 2.0
     reason: float = 0.3
     instead: float = 0.8
