@@ -148,7 +148,7 @@ class PreferenceModel:
         """
         if not conversation or conversation[-1].role != "assistant":
             raise DataError("A conversation to score must end with an assistant turn.")
-        reply = self._reply_ids(conversation[-1].text)
+        reply = self.renderer.reply_ids(conversation[-1].text)
         fitted = self.renderer.fit(conversation[:-1], self.max_tokens - len(reply))
         return EncodedReply(fitted.ids + reply, fitted.dropped_turns)
 
@@ -158,7 +158,7 @@ class PreferenceModel:
         Errors:
             DataError: the longer reply and the turn before it do not fit.
         """
-        chosen, rejected = self._reply_ids(pair.chosen), self._reply_ids(pair.rejected)
+        chosen, rejected = self.renderer.reply_ids(pair.chosen), self.renderer.reply_ids(pair.rejected)
         fitted = self.renderer.fit(pair.context, self.max_tokens - max(len(chosen), len(rejected)))
         return EncodedPair(fitted.ids + chosen, fitted.ids + rejected, fitted.dropped_turns)
 
@@ -187,10 +187,6 @@ class PreferenceModel:
                 for index, value in zip(part, self.forward_packed(batch).tolist(), strict=True):
                     scores[index] = value
         return scores
-
-    def _reply_ids(self, text: str) -> list[int]:
-        # A template's end may go on after the end token (a newline, say); the score is read at the end token.
-        return [*self.renderer.text_ids(text), self.renderer.end_id]
 
 
 def _parts(order: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[list[int]]:

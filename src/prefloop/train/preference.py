@@ -234,25 +234,6 @@ def held_out_metrics(model: PreferenceModel, held_out: Sequence[PreferencePair])
     }
 
 
-def split_by_conversation(
-    pairs: Sequence[PreferencePair], share: float, seed: int
-) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Two parts with no conversation in both; the second takes about `share` of them.
-
-    A conversation's part depends on its key and the seed alone, so it stays when data are added.
-    """
-
-    def is_second(pair: PreferencePair) -> bool:
-        digest = hashlib.sha256(f"{seed}:{conversation_key(pair)}".encode()).digest()
-        return int.from_bytes(digest[:8]) < share * 2**64
-
-    first: list[PreferencePair] = []
-    second: list[PreferencePair] = []
-    for pair in pairs:
-        (second if is_second(pair) else first).append(pair)
-    return first, second
-
-
 class _Plan:
     """Which pairs each step takes: epochs in shuffled order of conversations, their pairs side by side."""
 
