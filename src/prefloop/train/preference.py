@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from prefloop.config import Config
+from prefloop.config import NAME, Config
 from prefloop.errors import DataError, TrainingError
 from prefloop.losses import preference_losses
 from prefloop.models.checkpoint import latest_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
@@ -38,7 +38,7 @@ _BFLOAT16_FROM_PARAMETERS = 2_000_000  # measured on AVX-512: at 0.9 M no faster
 class PreferenceRun(Config):
     """`prefloop train preference RUN.toml`."""
 
-    name: str = Field("pm", description="goes into the names of the run folder and the snapshot")
+    name: str = Field("pm", pattern=NAME, description="goes into the names of the run folder and the snapshot")
     start: Path = Field(description="Hugging Face folder: a language model (fresh head) or a PM (PM pre-training)")
     sandbox_contrasts: int = Field(
         0, ge=0, description="contrast pairs of the tiny world (PM pre-training); 0 takes the workspace's judgments"
