@@ -89,7 +89,9 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
             write_preference_report(evaluation, report, run.name)
             shown = ("accuracy", "longer_reply", "expected_accuracy", "best_possible", "share_of_best")
             result |= {"held_out_pairs": evaluation.pairs, "report": str(report)} | {
-                name: value.model_dump() for name in shown if (value := getattr(evaluation, name)) is not None
+                name: value.model_dump(mode="json")
+                for name in shown
+                if (value := getattr(evaluation, name)) is not None
             }
         if run.sandbox_contrasts or run.sandbox_judgments:
             result["tells_right_content"] = contrast_accuracy(trained.model, run.seed)
@@ -145,10 +147,10 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
         "run": str(folder.path),
         "snapshot": snapshot.name,
         "episodes": result.best.episodes,
-        "score_train": result.best.score_train.model_dump(),
-        "score_held_out": result.best.score_held_out.model_dump(),
-        "score_held_out_at_start": result.snapshots[0].score_held_out.model_dump(),
-        "kl": result.best.kl.model_dump(),
+        "score_train": result.best.score_train.model_dump(mode="json"),
+        "score_held_out": result.best.score_held_out.model_dump(mode="json"),
+        "score_held_out_at_start": result.snapshots[0].score_held_out.model_dump(mode="json"),
+        "kl": result.best.kl.model_dump(mode="json"),
         "alarms": list(result.alarms),
         "report": result.report,
     }
