@@ -17,6 +17,7 @@ from prefloop.schema import (
     GRADES,
     Comparison,
     Conversation,
+    Interval,
     Judgment,
     Message,
     Mode,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
 from prefloop.errors import ConfigError
 
@@ -34,7 +33,7 @@ class Config(BaseModel):
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         kind = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and bool not in (kind, *get_args(kind)):  # pydantic would take true for 1
-            raise PydanticCustomError("truth", "a truth value cannot stand here")
+            raise ValueError("a truth value cannot stand here")
         return value
 
     @classmethod
@@ -161,7 +160,8 @@ def _sentence(cls: type[Config], error: ValidationError, origin: str) -> str:
         return f"Unknown key {key!r} in {cls.__name__}; did you mean {near[0]!r}?"
     if fault["type"] == "missing":
         return f"{cls.__name__} needs {key!r}; set it in the file or with --set {key}=..."
-    message = fault["msg"][0].lower() + fault["msg"][1:]
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
     return f"{cls.__name__}: {key} = {fault['input']!r} is wrong: {message}{mend}."
 
 
