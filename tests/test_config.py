@@ -79,7 +79,10 @@ def test_overrides(override: str, expected: dict[str, Any]) -> None:
         ("start = 'm'\nstep = 3", [], "Unknown key 'step' in Run; did you mean 'steps'?"),
         ("start = 'm'\n[optimizer]\nlearning_rat = 3", [], "did you mean 'optimizer.learning_rate'?"),
         ("start = 'm'", ["optimiser.name=sgd"], "Unknown key 'optimiser' in Run; did you mean 'optimizer'?"),
-        ("start = 'm'\nsteps = 0", [], "steps = 0 is wrong: input should be greater than or equal to 1."),
+        ("start = 'm'\nsteps = 0", [], "steps = 0 is wrong: input should be greater than or equal to 1; mend it in "),
+        ("start = 'm'\nsteps = true", [], "steps = True is wrong: a truth value cannot stand here"),
+        ("start = 'm'\noptimizer.learning_rate = inf", [], "learning_rate = inf is wrong: input should be a finite"),
+        ("start = 'm'", ["steps=0"], "run.toml and --set."),
         ("start = 'm'\nsteps = 'many'", [], "steps = 'many' is wrong: input should be a valid integer"),
         (
             "start = 'm'",

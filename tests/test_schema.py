@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, timedelta
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from prefloop.schema import (
     GRADES,
     Comparison,
     Conversation,
+    Interval,
     Judgment,
     Message,
     Mode,
@@ -170,3 +172,9 @@ def test_the_grade_of_a_swapped_pair() -> None:
 )
 def test_what_is_written_as_json_reads_back(noun: Noun) -> None:
     assert type(noun).model_validate(json.loads(noun.model_dump_json())) == noun
+
+
+def test_an_interval_without_ends_is_valid_json_and_reads_back() -> None:
+    interval = Interval(value=0.5, low=-math.inf, high=math.inf, n=3, clusters=1)
+    written = json.dumps(interval.model_dump(mode="json"), allow_nan=False)
+    assert Interval.model_validate_json(written) == interval == Interval.model_validate_json(interval.model_dump_json())

@@ -14,17 +14,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from prefloop.errors import ConfigError
 
 WORKSPACE_FILE = "prefloop.toml"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+"""What runs and snapshots may be called: their names become parts of file names and of URLs."""
 
 
 class Config(BaseModel):
     """Base of every settings class: frozen, strict about keys. Field descriptions carry units and consequences."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):  # pydantic would take true for 1
+            raise ValueError("a truth value cannot stand here")
+        return value
 
     @classmethod
     def load(cls, files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Self:
@@ -34,11 +44,14 @@ class Config(BaseModel):
             ConfigError: a missing or broken file, an unknown key (with the nearest known one), a wrong type.
         """
         data: dict[str, Any] = {}
+        read: list[str] = []
         for file in files:
             data = _merge(data, _read_toml(cls, Path(file)))
+            read.append(str(file))
         for override in overrides:
             data = _merge(data, _parse_override(override))
-        return cls._validate(data)
+            read = [*(place for place in read if place != "--set"), "--set"]
+        return cls._validate(data, " and ".join(read))
 
     @classmethod
     def load_values(cls, values: dict[str, Any]) -> Self:
@@ -46,11 +59,11 @@ class Config(BaseModel):
         return cls._validate(values)
 
     @classmethod
-    def _validate(cls, data: dict[str, Any]) -> Self:
+    def _validate(cls, data: dict[str, Any], origin: str = "") -> Self:
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigError(_sentence(cls, error)) from None
+            raise ConfigError(_sentence(cls, error, origin)) from None
 
     def digest(self) -> str:
         """The first 12 hex digits of the SHA-256 over the resolved settings."""
@@ -67,7 +80,7 @@ class DatabaseSettings(Config):
 
 
 class ServeSettings(Config):
-    host: str = Field("127.0.0.1", description="address that the page listens on")
+    host: str = Field("127.0.0.1", min_length=1, description="address that the page listens on")
     port: int = Field(8400, ge=0, le=65535, description="port of the page; 0 takes any free one")
     model_server: str = Field("", description="URL of an OpenAI-compatible server; empty starts our own")
     model_server_port: int = Field(0, ge=0, le=65535, description="port of our own model server; 0 takes any free one")
@@ -136,8 +149,9 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _sentence(cls: type[Config], error: ValidationError) -> str:
-    """The first fault, in one sentence."""
+def _sentence(cls: type[Config], error: ValidationError, origin: str) -> str:
+    """The first fault, in one sentence; `origin` names the files that were read."""
+    mend = f"; mend it in {origin}" if origin else ""
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
@@ -146,8 +160,9 @@ def _sentence(cls: type[Config], error: ValidationError) -> str:
         return f"Unknown key {key!r} in {cls.__name__}; did you mean {near[0]!r}?"
     if fault["type"] == "missing":
         return f"{cls.__name__} needs {key!r}; set it in the file or with --set {key}=..."
-    message = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{cls.__name__}: {key} = {fault['input']!r} is wrong: {message}."
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{cls.__name__}: {key} = {fault['input']!r} is wrong: {message}{mend}."
 
 
 def _known_keys(cls: type[Config], prefix: str = "") -> list[str]:

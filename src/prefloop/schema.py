@@ -6,12 +6,13 @@ new row, never a changed one. Times are UTC, ids are uuid7 text (they sort by ti
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 from uuid6 import uuid7
 
 Role = Literal["system", "user", "assistant"]
@@ -280,6 +281,11 @@ class Interval(Noun):
     high: float
     n: int = Field(description="observations")
     clusters: int | None = Field(None, description="conversations or workers that the observations come from")
+
+    @field_serializer("value", "low", "high", when_used="json")
+    def _json_has_no_infinity(self, number: float) -> float | str:
+        """An infinite end is written as the text Infinity, which reads back as the same number."""
+        return number if math.isfinite(number) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(number, "NaN")
 
 
 class EvalResult(Noun):

@@ -4,14 +4,19 @@ import contextlib
 import gzip
 import io
 import json
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from prefloop.cli import main
+from prefloop.errors import ModelError
+from prefloop.models.language import load_language_model
+from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
 
 
 def prefloop(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -73,6 +78,11 @@ def test_a_broken_file_is_refused_whole(workspace: Path, tmp_path: Path) -> None
         (["round", "resume"], []),
         (["no-such-command"], ["no-such-command"]),
         (["serve", "--port", "99999"], ["99999"]),
+        (["round", "status"], ["prefloop round start"]),
+        (["round", "promote"], ["prefloop round start"]),
+        (["snapshots", "add", "../new", "./nowhere"], ["nowhere"]),
+        (["export", "jsonl", "/proc/out.jsonl"], ["/proc/out.jsonl", "another place"]),
+        (["export", "parquet", "/proc/out.parquet"], ["/proc/out.parquet", "another place"]),
     ],
 )
 def test_one_sentence(workspace: Path, arguments: list[str], words: list[str]) -> None:
@@ -89,6 +99,103 @@ def test_an_unknown_key_names_the_nearest(workspace: Path, tmp_path: Path) -> No
     one_sentence(prefloop("train", "lm", file, "--workspace", workspace), "shape.hiden", "shape.hidden")
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("name=../outside", ["name", "../outside"]),
+        ("name=", ["name"]),
+        ("seed=true", ["seed", "truth value"]),
+        ("learning_rate=inf", ["learning_rate", "finite"]),
+        ("steps=-1", ["steps", "-1", "--set"]),
+    ],
+)
+def test_a_wrong_setting_names_its_place(workspace: Path, tmp_path: Path, setting: str, words: list[str]) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("sandbox_dialogues = 10\n")
+    one_sentence(prefloop("train", "lm", file, "--set", setting, "--dry-run", "--workspace", workspace), *words)
+
+
+def test_an_unknown_device(workspace: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('policy = "a"\npreference_model = "b"\nheld_out_preference_model = "c"\ndevice = "cpuz"\n')
+    one_sentence(prefloop("train", "policy", file, "--workspace", workspace), "cpuz", "cuda", "run.toml")
+
+
+def test_a_refused_run_leaves_no_folder(workspace: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("sandbox_dialogues = 10\nsteps = 1\n")  # all ten are held out
+    for _ in range(2):
+        one_sentence(prefloop("train", "lm", file, "--workspace", workspace), "10 conversations")
+    assert not list((workspace / "runs").iterdir())
+
+
+BROKEN_MODELS: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
+    "settings cut off": ("config.json", lambda data: data[:20]),
+    "settings that are a list": ("config.json", lambda data: b"[]"),
+    "a width that is a text": ("config.json", lambda data: data.replace(b'"hidden_size": 128', b'"hidden_size": "x"')),
+    "weights cut off": ("model.safetensors", lambda data: data[: len(data) // 2]),
+    "weights that are none": ("model.safetensors", lambda data: b"x" * 999),
+    "no weights": ("model.safetensors", lambda data: None),
+    "a tokenizer cut off": ("tokenizer.json", lambda data: data[:20]),
+}
+
+
+def broken_model(folder: Path, file: str, change: Callable[[bytes], bytes | None]) -> Path:
+    shutil.copytree(tiny_model(CHAT_MODEL), folder)
+    changed = change((folder / file).read_bytes())
+    (folder / file).unlink()
+    if changed is not None:
+        (folder / file).write_bytes(changed)
+    return folder
+
+
+@pytest.mark.parametrize("fault", BROKEN_MODELS)
+def test_a_broken_model_becomes_no_snapshot(workspace: Path, tmp_path: Path, fault: str) -> None:
+    model = broken_model(tmp_path / "model", *BROKEN_MODELS[fault])
+    one_sentence(prefloop("init", tmp_path / "ws", "--model", model), str(model))
+    assert not (tmp_path / "ws").exists()
+    one_sentence(prefloop("snapshots", "add", "broken", model, "--workspace", workspace), str(model))
+    listed = json.loads(prefloop("snapshots", "list", "--json", "--workspace", workspace).stdout)
+    assert [row["name"] for row in listed["snapshots"]] == ["base"]
+
+
+def test_weights_that_do_not_fit_are_not_filled_with_chance(tmp_path: Path) -> None:
+    narrow = broken_model(
+        tmp_path / "narrow", "config.json", lambda data: data.replace(b'"hidden_size": 128', b'"hidden_size": 64')
+    )
+    with pytest.raises(ModelError, match="do not fit its config"):
+        load_language_model(narrow)
+    nothing = broken_model(tmp_path / "nothing", "model.safetensors", lambda data: b"\x02" + bytes(7) + b"{}")
+    with pytest.raises(ModelError, match="missing or of another shape"):
+        load_language_model(nothing)
+
+
+def test_a_model_of_the_other_kind(workspace: Path) -> None:
+    one_sentence(
+        prefloop("snapshots", "add", "pm", tiny_model(PMP_MODEL), "--workspace", workspace),
+        "ForSequenceClassification",
+        "--kind",
+    )
+
+
+def test_an_export_replaces_nothing_unasked(workspace: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    file.write_text("precious")
+    one_sentence(prefloop("export", "jsonl", file, "--workspace", workspace), str(file), "--overwrite")
+    assert file.read_text() == "precious"
+    assert prefloop("export", "jsonl", file, "--overwrite", "--workspace", workspace).returncode == 0
+    assert file.read_text().startswith('{"format": "prefloop"')
+
+
+@pytest.mark.parametrize("format", ["hh-rlhf", "trl", "jsonl", "parquet"])
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe binary \x80"])
+def test_a_file_of_nothing_or_of_bytes(workspace: Path, tmp_path: Path, format: str, content: bytes) -> None:
+    file = tmp_path / "file.jsonl"
+    file.write_bytes(content)
+    one_sentence(prefloop("import", format, file, "--workspace", workspace), "file.jsonl")
+    one_sentence(prefloop("import", format, tmp_path, "--workspace", workspace), str(tmp_path))
+
+
 def test_a_folder_that_is_no_workspace(tmp_path: Path) -> None:
     one_sentence(prefloop("quality", "--workspace", tmp_path), str(tmp_path), "prefloop init")
 
@@ -102,7 +209,15 @@ def test_a_missing_model_leaves_no_workspace_behind(tmp_path: Path) -> None:
     assert prefloop("init", tmp_path / "ws").returncode == 0
 
 
-@pytest.mark.parametrize("url", ["nonsense", "postgresql://nobody@127.0.0.1:1/none", "sqlite:////no/such/folder/x.db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "postgresql://nobody@127.0.0.1:1/none",
+        "sqlite:////no/such/folder/x.db",
+        "postgresql://u@localhost:port/x",
+    ],
+)
 def test_a_wrong_database_url(tmp_path: Path, url: str) -> None:
     assert prefloop("init", tmp_path / "ws").returncode == 0
     (tmp_path / "ws" / "prefloop.toml").write_text(f'[database]\nurl = "{url}"\n')

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prefloop.errors import StateError
+from prefloop.errors import NotFoundError, StateError
 from prefloop.loop.round import STEPS, create_workspace, promote, roll_back, run_round, start_round
 from prefloop.loop.settings import RoundSettings
 from prefloop.schema import Mode
@@ -117,7 +117,7 @@ def test_promotion_and_rollback_settle_what_is_served(tmp_path: Path) -> None:
 
     workspace, base = create_workspace(tmp_path / "ws")
     with workspace.store() as store:
-        with pytest.raises(StateError, match="no round"):
+        with pytest.raises(NotFoundError, match="no round"):
             promote(workspace, store)
         new = register(workspace, store, "new", tiny_model(CHAT_MODEL), sampling=SamplingSettings(temperature=0.7))
         begun = start_round(store, RoundSettings())

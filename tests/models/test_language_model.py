@@ -114,7 +114,7 @@ def test_what_is_no_model(tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"No tokenizer can be loaded from .*; check the path"):
         load_tokenizer(tmp_path / "none")
     tokenizer.save_pretrained(tmp_path / "half")
-    with pytest.raises(ModelError, match=r"No language model can be loaded from .*; check the path"):
+    with pytest.raises(ModelError, match=r"No model can be loaded from .*; check the path"):
         load_language_model(tmp_path / "half")
 
 

@@ -29,7 +29,6 @@ from prefloop.schema import Message, PreferencePair
 from prefloop.train.preference import (
     PreferenceRun,
     PreferenceTraining,
-    split_by_conversation,
     start_model,
     train_preference,
 )
@@ -288,16 +287,6 @@ def test_plan_takes_every_pair_once_an_epoch_and_keeps_conversations_together(st
         assert sorted(order) == sorted(pair.conversation_id for pair in pairs)
         assert sum(left != right for left, right in pairwise(order)) == 6
     assert plan.step(0) != plan.step(4)
-
-
-def test_split_keeps_conversations_whole() -> None:
-    pairs = make_pairs(300, seed=12)
-    first, second = split_by_conversation(pairs, 0.3, seed=1)
-    assert not {pair.conversation_id for pair in first} & {pair.conversation_id for pair in second}
-    assert len(first) + len(second) == 600
-    assert 0.2 < len(second) / 600 < 0.4  # 300 conversations: standard error 0.026
-    assert split_by_conversation(pairs[:100], 0.3, seed=1)[1] == [pair for pair in second if pair in pairs[:100]]
-    assert split_by_conversation(pairs, 0.3, seed=2)[1] != second
 
 
 def test_settings_are_checked(start: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from prefloop.cli.output import emit, json_option, note, workspace_option
-from prefloop.errors import GateError, NotFoundError
+from prefloop.errors import ConfigError, GateError, NotFoundError
 from prefloop.schema import Mode, Snapshot, Tranche
 from prefloop.workspace import Workspace
 
@@ -48,6 +48,7 @@ def import_(format: str, files: tuple[Path, ...], tranche: str, mode: str, works
         for file in files:
             report = import_file(store, format, _data_file(workspace, file), tranche, mode)
             imported[str(file)] = report.model_dump()
+            note(f"{file}: {report.imported} imported")  # what a broken file behind it cannot take back
     emit(imported, as_json)
 
 
@@ -57,6 +58,7 @@ def import_(format: str, files: tuple[Path, ...], tranche: str, mode: str, works
 @mode_option
 @tranche_option
 @click.option("--keep-weakest", is_flag=True, help="Keep judgments of grade 4 and 5, which training leaves out.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if there is one.")
 @workspace_option
 @json_option
 def export(
@@ -65,12 +67,15 @@ def export(
     mode: str | None,
     tranche: str | None,
     keep_weakest: bool,
+    overwrite: bool,
     workspace_path: Path,
     as_json: bool,
 ) -> None:
     """Write judged comparisons to FILE (gzipped where its name ends in .gz)."""
     from prefloop.store.formats import export_file
 
+    if file.exists() and not overwrite:
+        raise ConfigError(f"{file} exists already; name another file, or replace it with --overwrite.")
     with Workspace(workspace_path).store() as store:
         report = export_file(store, format, file, mode, tranche, drop_weakest=not keep_weakest)
     emit({"file": str(file), **report.model_dump()}, as_json)
@@ -116,8 +121,10 @@ def list_snapshots(workspace_path: Path, as_json: bool) -> None:
 def add_snapshot(name: str, model: str, kind: str, workspace_path: Path, as_json: bool) -> None:
     """Keep MODEL (a Hugging Face folder or hub id) as a snapshot called NAME."""
     from prefloop.loop.snapshots import register
+    from prefloop.models.language import check_model
 
     workspace = Workspace(workspace_path)
+    check_model(model, is_preference_model=kind == "preference_model")
     with workspace.store() as store:
         snapshot = register(workspace, store, name, model, kind=kind)
     emit(_row(snapshot), as_json)

@@ -92,7 +92,7 @@ def elo(anchor: str, cluster_by: str, workspace_path: Path, as_json: bool) -> No
         names = {snapshot.id: snapshot.name for snapshot in store.snapshots()}
     emit(
         {
-            "ratings": {names[id]: rating.model_dump() for id, rating in rated.table.ratings.items()},
+            "ratings": {names[id]: rating.model_dump(mode="json") for id, rating in rated.table.ratings.items()},
             "judgments": rated.judgments,
             "dropped": dict(rated.dropped),
             "notes": list(rated.table.notes),

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from prefloop.cli.output import emit, json_option, note, workspace_option
-from prefloop.errors import StateError
+from prefloop.errors import NotFoundError
 from prefloop.workspace import Workspace
 
 
@@ -93,7 +93,7 @@ def status(workspace_path: Path, as_json: bool) -> None:
     with Workspace(workspace_path).store() as store:
         current = store.round()
         if current is None:
-            raise StateError("There is no round here yet; begin one with: prefloop round start")
+            raise NotFoundError("There is no round here yet; begin one with: prefloop round start")
         emit(_status(current), as_json)
 
 

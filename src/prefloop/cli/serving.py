@@ -18,16 +18,20 @@ from prefloop.workspace import Workspace
     "--study", metavar="NAME", help="Open a study of this name over the deployed snapshots, if there is none."
 )
 @click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="helpful", help="Of a new study.")
+@click.option("--child", is_flag=True, hidden=True, help="End when standard input ends.")
 @workspace_option
 @json_option
 def serve(
-    host: str | None, port: int | None, study: str | None, mode: str, workspace_path: Path, as_json: bool
+    host: str | None, port: int | None, study: str | None, mode: str, child: bool, workspace_path: Path, as_json: bool
 ) -> None:
     """Serve the page and the model server until interrupted."""
+    from prefloop.engine import end_with_parent
     from prefloop.loop.serving import invitation, open_study
     from prefloop.loop.serving import serve as serve_workspace
     from prefloop.web import researcher_link
 
+    if child:
+        end_with_parent()
     workspace = Workspace(workspace_path)
     settings = workspace.settings.serve
     with workspace.store() as store:

@@ -8,6 +8,14 @@ from prefloop.engine.app import create_model_server
 from prefloop.engine.manifest import read_manifest, write_manifest
 from prefloop.engine.process import ModelServerProcess
 from prefloop.engine.registry import Registry
-from prefloop.engine.serve import serve
+from prefloop.engine.serve import end_with_parent, serve
 
-__all__ = ["ModelServerProcess", "Registry", "create_model_server", "read_manifest", "serve", "write_manifest"]
+__all__ = [
+    "ModelServerProcess",
+    "Registry",
+    "create_model_server",
+    "end_with_parent",
+    "read_manifest",
+    "serve",
+    "write_manifest",
+]

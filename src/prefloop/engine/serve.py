@@ -15,7 +15,7 @@ from prefloop.engine.app import create_model_server
 from prefloop.engine.registry import Registry
 from prefloop.errors import UnavailableError
 
-__all__ = ["TOKEN_VARIABLE", "serve"]
+__all__ = ["TOKEN_VARIABLE", "end_with_parent", "serve"]
 
 TOKEN_VARIABLE = "PREFLOOP_ENGINE_TOKEN"
 """Environment variable of the admin token; an argument would show in the list of processes."""
@@ -47,7 +47,7 @@ def serve(
         DataError, ModelError: the manifest or a model of it is wrong.
     """
     if is_child:
-        threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
+        end_with_parent()
     listener = _listen(host, port)
     with listener:
         if threads is not None:
@@ -84,8 +84,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _end_with_parent() -> None:
-    # Below Python's buffers, whose lock a waiting thread would hold while the interpreter shuts down.
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(1)
+def end_with_parent() -> None:
+    """Ends this process at once when standard input ends: a pipe of which the parent holds the other end."""
+
+    def watch() -> None:
+        # Below Python's buffers, whose lock a waiting thread would hold while the interpreter shuts down.
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()

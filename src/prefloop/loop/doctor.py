@@ -11,7 +11,7 @@ from typing import Any
 from prefloop.errors import PrefloopError
 from prefloop.sandbox.tiny import SHIPPED, tiny_model
 
-_EXTRAS = {"psycopg": "postgres", "pyarrow": "parquet", "tensorboard": "tensorboard"}
+_EXTRAS = {"psycopg": "postgres", "pyarrow": "parquet"}
 
 
 def examine() -> dict[str, Any]:

@@ -34,7 +34,7 @@ def elo_table(bench: Bench) -> dict[str, Any]:
     start, new = bench.snapshot("start_id"), bench.snapshot("new_id")
     rated = evaluate_elo(pairs, start.id, seed=bench.settings.seed)
     bench.store.add_eval_results(rated.results(bench.name("elo")))
-    return {snapshot.name: rated.table.ratings[snapshot.id].model_dump() for snapshot in (start, new)}
+    return {snapshot.name: rated.table.ratings[snapshot.id].model_dump(mode="json") for snapshot in (start, new)}
 
 
 def sandbox_numbers(bench: Bench) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def sandbox_numbers(bench: Bench) -> dict[str, Any]:
     known = limits(pairs)
     pm: dict[str, Any] = {
         "pairs": known.pairs,
-        "length_only": known.length_only.model_dump(),
+        "length_only": known.length_only.model_dump(mode="json"),
         "bag_of_words_way": known.bag_of_words_way,
     }
     for name, path in (("a", bench.path("pm_a_id")), ("b", bench.path("pm_b_id")), ("pmp", tiny_model(PMP_MODEL))):
@@ -73,9 +73,9 @@ def sandbox_numbers(bench: Bench) -> dict[str, Any]:
         assert evaluation.best_possible is not None
         assert evaluation.share_of_best is not None
         pm |= {
-            f"accuracy_{name}": evaluation.expected_accuracy.model_dump(),
-            f"way_{name}": evaluation.share_of_best.model_dump(),
-            "best_possible": evaluation.best_possible.model_dump(),
+            f"accuracy_{name}": evaluation.expected_accuracy.model_dump(mode="json"),
+            f"way_{name}": evaluation.share_of_best.model_dump(mode="json"),
+            "best_possible": evaluation.best_possible.model_dump(mode="json"),
         }
     prompts = draw_prompts(world(), seed + 1, settings.prompts, exclude=trained_on)
     return {"pm": pm, "policy": _policy_numbers(bench, start, prompts, seed)}
@@ -106,7 +106,7 @@ def _policy_numbers(bench: Bench, start: LanguageModel, prompts: Sequence[Contex
     ]
     return {
         "prompts": len(prompts),
-        "gold_win_rate": rate.model_dump(),
+        "gold_win_rate": rate.model_dump(mode="json"),
         "gold_win_rate_helpful": _part(outcomes, [not red for red in harmful], seed),
         "gold_win_rate_harmless": _part(outcomes, harmful, seed),
         "gold_before": sum(old for old, _ in golds) / len(golds),
@@ -133,7 +133,7 @@ def evaluation_file(bench: Bench, name: str) -> Path:
 
 def _part(outcomes: Sequence[float], chosen: Sequence[bool], seed: int) -> dict[str, Any] | None:
     part = [outcome for outcome, is_in in zip(outcomes, chosen, strict=True) if is_in]
-    return win_rate(part, seed=seed).model_dump() if part else None
+    return win_rate(part, seed=seed).model_dump(mode="json") if part else None
 
 
 def _keep(bench: Bench, evaluation: str, model_id: str, metric: str, value: Interval) -> None:

@@ -16,6 +16,7 @@ from prefloop.loop.serving import publish
 from prefloop.loop.settings import RoundSettings
 from prefloop.loop.snapshots import register
 from prefloop.loop.steps import Bench, Tell
+from prefloop.models.language import check_model
 from prefloop.sandbox.tiny import CHAT_MODEL, tiny_model
 from prefloop.schema import Round, Snapshot
 from prefloop.store import Store
@@ -46,6 +47,8 @@ def create_workspace(folder: Path, model: str | None = None, settings: str = "")
         ModelError: there is no such model; nothing is left behind.
     """
     source = Path(model) if model is not None else tiny_model(CHAT_MODEL)
+    if model is not None:
+        check_model(model, is_preference_model=False)
     workspace = Workspace.create(folder, settings)
     try:
         with workspace.store() as store:
@@ -64,6 +67,7 @@ def start_round(store: Store, settings: RoundSettings, start: str | None = None)
     Errors:
         StateError: the round before is still running.
         NotFoundError: nothing is deployed.
+        ConfigError: `start` is no policy.
     """
     last = store.round()
     if last is not None and last.state == "running":
@@ -72,6 +76,10 @@ def start_round(store: Store, settings: RoundSettings, start: str | None = None)
     if start is None and not deployed:
         raise NotFoundError("No snapshot is deployed; deploy one with: prefloop snapshots deploy NAME")
     snapshot = store.snapshot(start) if start is not None else deployed[-1]
+    if snapshot.kind != "policy":
+        raise ConfigError(
+            f"{snapshot.name!r} is a preference model; a round starts from a policy, name one with --from."
+        )
     facts = {"settings": settings.model_dump(mode="json"), "start_id": snapshot.id, "seconds": {}}
     return store.save_round(Round(number=last.number + 1 if last else 1, facts=facts))
 
@@ -114,7 +122,9 @@ def roll_back(workspace: Workspace, store: Store) -> Round:
 
 def _settle(workspace: Workspace, store: Store, state: str, keep: str, drop: str) -> Round:
     current = store.round()
-    if current is None or "new_id" not in current.facts:
+    if current is None:
+        raise NotFoundError("There is no round here; begin one with: prefloop round start")
+    if "new_id" not in current.facts:
         raise StateError("There is no round with a new snapshot yet; see: prefloop round status")
     if current.state == "running":
         raise StateError(f"Round {current.number} is still running; finish it with: prefloop round resume")

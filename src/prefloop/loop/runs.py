@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefloop.errors import ConfigError, DataError, ModelError
+from prefloop.errors import ConfigError, DataError, ModelError, UserError
 from prefloop.evals import evaluate_policy, evaluate_preference, write_preference_report
 from prefloop.loop.data import conversations_of, evenly, half_of, prompts_of, split, stored_pairs
 from prefloop.loop.snapshots import model_path, register
+from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.sampling import TorchSampler
@@ -42,7 +45,8 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
         if run.start is not None:
             run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
         folder = RunFolder.create(workspace.runs, "lm", run, name=run.name, resume=resume, texts=len(texts))
-        model = train_language_model(run, texts, folder, resume=resume)
+        with _nothing_half_done(folder):
+            model = train_language_model(run, texts, folder, resume=resume)
         snapshot = register(workspace, store, run.name, model, run_id=folder.path.name)
     last = [row for row in folder.metrics() if "lm/held_out_loss" in row][-1:]
     return {
@@ -62,7 +66,8 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
         folder = RunFolder.create(
             workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(data.training)
         )
-        trained = train_preference(run, data.training, folder, data.held_out, resume=resume)
+        with _nothing_half_done(folder):
+            trained = train_preference(run, data.training, folder, data.held_out, resume=resume)
         snapshot = register(workspace, store, run.name, trained.path, kind="preference_model", run_id=folder.path.name)
         result: dict[str, Any] = {
             "run": str(folder.path),
@@ -84,7 +89,9 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
             write_preference_report(evaluation, report, run.name)
             shown = ("accuracy", "longer_reply", "expected_accuracy", "best_possible", "share_of_best")
             result |= {"held_out_pairs": evaluation.pairs, "report": str(report)} | {
-                name: value.model_dump() for name in shown if (value := getattr(evaluation, name)) is not None
+                name: value.model_dump(mode="json")
+                for name in shown
+                if (value := getattr(evaluation, name)) is not None
             }
         if run.sandbox_contrasts or run.sandbox_judgments:
             result["tells_right_content"] = contrast_accuracy(trained.model, run.seed)
@@ -133,19 +140,31 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
         folder = RunFolder.create(
             workspace.runs, "policy", run, name=run.name, resume=resume, data=fingerprint(training)
         )
-        result = train_policy(run, prompts, folder, evaluation, resume=resume)
+        with _nothing_half_done(folder):
+            result = train_policy(run, prompts, folder, evaluation, resume=resume)
         snapshot = register(workspace, store, run.name, result.best.path, run_id=folder.path.name)
     return {
         "run": str(folder.path),
         "snapshot": snapshot.name,
         "episodes": result.best.episodes,
-        "score_train": result.best.score_train.model_dump(),
-        "score_held_out": result.best.score_held_out.model_dump(),
-        "score_held_out_at_start": result.snapshots[0].score_held_out.model_dump(),
-        "kl": result.best.kl.model_dump(),
+        "score_train": result.best.score_train.model_dump(mode="json"),
+        "score_held_out": result.best.score_held_out.model_dump(mode="json"),
+        "score_held_out_at_start": result.snapshots[0].score_held_out.model_dump(mode="json"),
+        "kl": result.best.kl.model_dump(mode="json"),
         "alarms": list(result.alarms),
         "report": result.report,
     }
+
+
+@contextlib.contextmanager
+def _nothing_half_done(folder: RunFolder) -> Iterator[None]:
+    """A run that is refused before its first step leaves no folder: the mended command starts afresh."""
+    try:
+        yield
+    except UserError:
+        if not folder.metrics() and latest_checkpoint(folder.checkpoints) is None:
+            shutil.rmtree(folder.path)
+        raise
 
 
 def resolve_model(workspace: Workspace, store: Store, path: Path) -> Path:

@@ -95,9 +95,23 @@ def serve(
 
 @contextlib.contextmanager
 def served(workspace: Workspace) -> Iterator[str]:
-    """Serves the workspace in a child process, as `prefloop serve` does; gives the page's address."""
+    """Serves the workspace in a child process, as `prefloop serve` does; gives the page's address.
+
+    The child watches a pipe that this process holds, so it ends too when this process is killed.
+    """
     log = workspace.path / "page.log"
-    command = [sys.executable, "-m", "prefloop", "serve", "--workspace", str(workspace.path), "--port", "0", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefloop",
+        "serve",
+        "--workspace",
+        str(workspace.path),
+        "--port",
+        "0",
+        "--json",
+        "--child",
+    ]
     with log.open("ab") as messages:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, stdin=subprocess.PIPE)
         try:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefloop.errors import ModelError
+from prefloop.config import NAME
+from prefloop.errors import ConfigError, ModelError
 from prefloop.schema import Message, SamplingSettings, Snapshot
 from prefloop.store import Store
 from prefloop.workspace import Workspace
@@ -40,8 +42,14 @@ def register(
     The same content under the same name gives the snapshot that is there already.
 
     Errors:
+        ConfigError: a name that cannot be part of a file name.
         ModelError: the folder is no model; the name belongs to another content already.
     """
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(
+            f"{name!r} cannot name a snapshot; use up to 80 letters, digits, dots, dashes and underscores, the first a "
+            "letter or digit."
+        )
     sampling = sampling or SamplingSettings()
     folder = Path(source)
     is_folder = folder.is_dir()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -23,7 +26,12 @@ from prefloop.errors import ModelError
 from prefloop.models.checkpoint import replace_folder
 from prefloop.render import END, OWN_CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Renderer
 
+transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what is wrong with a model is our one sentence
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # loading takes a blink here; the bars that matter are ours
+
+
+_FAULTS = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+"""What transformers raises for a folder that is missing, damaged or of the wrong types."""
 
 
 class LanguageModel(NamedTuple):
@@ -81,8 +89,76 @@ def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of a Hugging Face folder or hub id."""
     try:
         return AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError) as error:
+    except _FAULTS as error:
         raise ModelError(f"No tokenizer can be loaded from {path}: {_first_sentence(error)}") from None
+
+
+def load_config(path: str | Path) -> Any:
+    """The configuration of a Hugging Face folder or hub id, without weights."""
+    try:
+        return AutoConfig.from_pretrained(str(path))
+    except _FAULTS as error:
+        raise ModelError(f"No model can be loaded from {path}: {_first_sentence(error)}") from None
+
+
+def load_weights(kind: Any, path: str | Path, dtype: torch.dtype = torch.float32) -> Any:
+    """A model of a transformers class (`AutoModelForCausalLM`, say) with every one of its tensors from the files.
+
+    Errors:
+        ModelError: no safetensors, a damaged file, or one whose tensors are missing or of another shape: transformers
+            would fill those with random numbers.
+    """
+    try:
+        model, loaded = kind.from_pretrained(
+            str(path), dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
+        )
+    except _FAULTS as error:
+        raise ModelError(f"No model can be loaded from {path}: {_first_sentence(error)}") from None
+    wrong = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
+    if wrong:
+        raise ModelError(
+            f"The weights at {path} do not fit its config.json: {len(wrong)} tensors are missing or of another shape "
+            f"({sorted(wrong)[0]} first); fetch the model again."
+        )
+    return model
+
+
+def check_model(source: str | Path, *, is_preference_model: bool) -> None:
+    """Looks whether a Hugging Face folder or hub id can become a snapshot; reads no weights, only their headers.
+
+    Errors:
+        ModelError: no such model, a broken or missing file, or a model of the other kind.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} holds no config.json, so it is no model folder; give a Hugging Face folder.")
+        _check_weight_files(folder)
+    elif folder.is_absolute() or str(source).startswith("."):
+        raise ModelError(f"There is no model folder at {folder}; check the path.")
+    names = [str(name) for name in getattr(load_config(source), "architectures", None) or ()]
+    if any(name.endswith("ForSequenceClassification") for name in names) != is_preference_model:
+        found = ", ".join(names) or "model of unknown kind"
+        wanted = "preference model" if is_preference_model else "policy"
+        raise ModelError(f"{source} holds a {found}, which is no {wanted}; give another model or another --kind.")
+    Renderer(load_tokenizer(source))
+
+
+def _check_weight_files(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    try:
+        whole = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else {}
+        names = sorted(set(whole.values())) or ["model.safetensors"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{index} is no index of weight files; fetch the model again.") from None
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} lacks {name}; fetch the model again, or save its weights as safetensors.")
+        try:
+            with safe_open(folder / name, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{folder / name} is damaged ({error}); fetch the model again.") from None
 
 
 def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -92,13 +168,10 @@ def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) ->
         ModelError: there is no such model, or it is not a causal language model.
     """
     renderer = Renderer(load_tokenizer(path))
-    try:
-        for name in AutoConfig.from_pretrained(str(path)).architectures or ():
-            if name.endswith("ForSequenceClassification"):  # would load, its head dropped without a word
-                raise ModelError(f"{path} holds a {name}, a preference model perhaps; give a causal language model.")
-        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"No language model can be loaded from {path}: {_first_sentence(error)}") from None
+    for name in load_config(path).architectures or ():
+        if name.endswith("ForSequenceClassification"):  # would load, its head dropped without a word
+            raise ModelError(f"{path} holds a {name}, a preference model perhaps; give a causal language model.")
+    model = load_weights(AutoModelForCausalLM, path, dtype)
     model.train(False)
     return LanguageModel(model, renderer)
 
@@ -121,4 +194,6 @@ def window_tokens(model: Any) -> int:
 
 
 def _first_sentence(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") + "; check the path."
+    lines = [line.strip() for line in str(error).strip().split("\n")]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return text.rstrip(".") + "; check the path and the files there."

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from prefloop.errors import DataError, ModelError
-from prefloop.models.language import load_tokenizer, save_model, window_tokens
+from prefloop.models.language import load_config, load_tokenizer, load_weights, save_model, window_tokens
 from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
@@ -84,7 +84,7 @@ class PreferenceModel:
         Errors:
             ModelError: it holds no model at all.
         """
-        return _architecture(_config(path)).endswith(_CLASSIFIER)
+        return _architecture(load_config(path)).endswith(_CLASSIFIER)
 
     @classmethod
     def load(cls, path: str | Path, *, row_tokens: int = 256, max_tokens: int | None = None) -> PreferenceModel:
@@ -94,14 +94,14 @@ class PreferenceModel:
             ModelError: there is none, or it is not a PM (a plain language model has no trained head).
         """
         renderer = Renderer(load_tokenizer(path))
-        config = _config(path)
+        config = load_config(path)
         architecture = _architecture(config)
         if not architecture.endswith(_CLASSIFIER) or config.num_labels != 1:
             raise ModelError(
                 f"{path} holds a {architecture or 'model of unknown kind'} with {config.num_labels} labels; a "
                 f"preference model is a ...{_CLASSIFIER} with 1 label."
             )
-        model = AutoModelForSequenceClassification.from_pretrained(str(path), dtype=torch.float32)
+        model = load_weights(AutoModelForSequenceClassification, path)
         return cls(model, renderer, row_tokens=row_tokens, max_tokens=max_tokens)
 
     @classmethod
@@ -113,9 +113,9 @@ class PreferenceModel:
         The first loss is near ln 2 because the two sides of a comparison begin with scores that differ little.
         """
         renderer = Renderer(load_tokenizer(path))
-        config = _config(path)
+        config = load_config(path)
+        trunk = load_weights(AutoModel, path)
         try:
-            trunk = AutoModel.from_pretrained(str(path), dtype=torch.float32)
             config.num_labels = 1
             build: Any = AutoModelForSequenceClassification.from_config
             with torch.device("meta"):  # only the class is wanted: trunk and head replace everything in it
@@ -148,7 +148,7 @@ class PreferenceModel:
         """
         if not conversation or conversation[-1].role != "assistant":
             raise DataError("A conversation to score must end with an assistant turn.")
-        reply = self._reply_ids(conversation[-1].text)
+        reply = self.renderer.reply_ids(conversation[-1].text)
         fitted = self.renderer.fit(conversation[:-1], self.max_tokens - len(reply))
         return EncodedReply(fitted.ids + reply, fitted.dropped_turns)
 
@@ -158,7 +158,7 @@ class PreferenceModel:
         Errors:
             DataError: the longer reply and the turn before it do not fit.
         """
-        chosen, rejected = self._reply_ids(pair.chosen), self._reply_ids(pair.rejected)
+        chosen, rejected = self.renderer.reply_ids(pair.chosen), self.renderer.reply_ids(pair.rejected)
         fitted = self.renderer.fit(pair.context, self.max_tokens - max(len(chosen), len(rejected)))
         return EncodedPair(fitted.ids + chosen, fitted.ids + rejected, fitted.dropped_turns)
 
@@ -188,10 +188,6 @@ class PreferenceModel:
                     scores[index] = value
         return scores
 
-    def _reply_ids(self, text: str) -> list[int]:
-        # A template's end may go on after the end token (a newline, say); the score is read at the end token.
-        return [*self.renderer.text_ids(text), self.renderer.end_id]
-
 
 def _parts(order: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[list[int]]:
     """Runs of `order` with a bounded number of tokens."""
@@ -209,10 +205,3 @@ def _parts(order: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[lis
 def _architecture(config: Any) -> str:
     names = getattr(config, "architectures", None) or [""]
     return str(names[0])
-
-
-def _config(path: str | Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(str(path))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"No model can be loaded from {path}: {str(error).splitlines()[0]}") from None

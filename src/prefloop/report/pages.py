@@ -204,7 +204,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, (Interval, Message)):
-        return _plain(value.model_dump(mode="json"))
+        return _plain(value.model_dump())
     if isinstance(value, Plot):
         return {"title": value.title, "columns": _plain(value.columns), "rows": _plain(value.rows)}
     if isinstance(value, (Tile, Reply, Transcript)):

@@ -172,7 +172,7 @@ def checked_text(text: str, what: str) -> str:
 def _checked_url(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         raise UnavailableError(
             f"{url!r} is not a database URL; write for example sqlite:///prefloop.db or postgresql+psycopg://host/name."
         ) from None

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prefloop.config import Config
+from prefloop.config import NAME, Config
 from prefloop.errors import DataError, TrainingError
 from prefloop.models.checkpoint import latest_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
 from prefloop.models.language import LanguageModel, load_language_model, new_llama, save_model, train_tokenizer
@@ -46,7 +46,7 @@ class ModelShape(Config):
 class LanguageRun(Config):
     """`prefloop train lm RUN.toml`."""
 
-    name: str = Field("lm", description="goes into the names of the run folder and the snapshot")
+    name: str = Field("lm", pattern=NAME, description="goes into the names of the run folder and the snapshot")
     start: Path | None = Field(None, description="Hugging Face folder to go on from; empty starts from scratch")
     sandbox_dialogues: int = Field(
         0, ge=0, description="texts of the tiny world; 0 takes the workspace's conversations"

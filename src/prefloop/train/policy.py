@@ -37,7 +37,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from prefloop.config import Config
+from prefloop.config import NAME, Config
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.losses import (
     explained_variance,
@@ -67,7 +67,7 @@ _log = logging.getLogger(__name__)
 class PolicyRun(Config):
     """`prefloop train policy RUN.toml`."""
 
-    name: str = Field("policy", description="goes into the names of the run folder and the snapshots")
+    name: str = Field("policy", pattern=NAME, description="goes into the names of the run folder and the snapshots")
     policy: Path = Field(description="Hugging Face folder of the policy to start from; it is the reference too")
     preference_model: Path = Field(description="the PM that gives the reward")
     held_out_preference_model: Path = Field(
@@ -102,7 +102,7 @@ class PolicyRun(Config):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="autocast of the updates; sampling stays as it is"
     )
-    device: str = Field("auto", description="'cpu', 'cuda', or the GPU where there is one")
+    device: str = Field("auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="'auto' takes a GPU if there is one")
     seed: int = Field(0, description="of prompts, samples and minibatches")
 
 

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from prefloop.config import Config
+from prefloop.config import NAME, Config
 from prefloop.errors import DataError, TrainingError
 from prefloop.losses import preference_losses
 from prefloop.models.checkpoint import latest_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
@@ -38,7 +38,7 @@ _BFLOAT16_FROM_PARAMETERS = 2_000_000  # measured on AVX-512: at 0.9 M no faster
 class PreferenceRun(Config):
     """`prefloop train preference RUN.toml`."""
 
-    name: str = Field("pm", description="goes into the names of the run folder and the snapshot")
+    name: str = Field("pm", pattern=NAME, description="goes into the names of the run folder and the snapshot")
     start: Path = Field(description="Hugging Face folder: a language model (fresh head) or a PM (PM pre-training)")
     sandbox_contrasts: int = Field(
         0, ge=0, description="contrast pairs of the tiny world (PM pre-training); 0 takes the workspace's judgments"
@@ -232,25 +232,6 @@ def held_out_metrics(model: PreferenceModel, held_out: Sequence[PreferencePair])
         "preference/held_out_loss": losses.mean().item(),
         "preference/held_out_accuracy": _accuracy(scores[0::2] - scores[1::2]),
     }
-
-
-def split_by_conversation(
-    pairs: Sequence[PreferencePair], share: float, seed: int
-) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Two parts with no conversation in both; the second takes about `share` of them.
-
-    A conversation's part depends on its key and the seed alone, so it stays when data are added.
-    """
-
-    def is_second(pair: PreferencePair) -> bool:
-        digest = hashlib.sha256(f"{seed}:{conversation_key(pair)}".encode()).digest()
-        return int.from_bytes(digest[:8]) < share * 2**64
-
-    first: list[PreferencePair] = []
-    second: list[PreferencePair] = []
-    for pair in pairs:
-        (second if is_second(pair) else first).append(pair)
-    return first, second
 
 
 class _Plan:

@@ -8,11 +8,11 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from prefloop.errors import DataError, NotFoundError
+from prefloop.errors import DataError, NotFoundError, UserError
 from prefloop.schema import new_id
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -35,19 +35,23 @@ def json_rows(path: Path) -> Iterator[Row]:
     """The JSON objects of a file, one a line; blank lines are passed over.
 
     Errors:
-        DataError: a line that is not UTF-8, not JSON or not an object, or a broken gzip stream.
+        DataError: a line that is not UTF-8, not JSON or not an object, a broken gzip stream, or nothing at all.
     """
     line_number = 0
+    is_empty = True
     try:
         with _open_lines(path) as lines:
             for line_number, line in enumerate(lines, start=1):
                 if line.strip():
+                    is_empty = False
                     where = f"{path} line {line_number}"
                     yield Row(where, _parse_object(line, where))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} cannot be read after line {line_number} ({error}); fetch the file again, nothing was imported."
+            f"{path} cannot be read after line {line_number} ({error}); fetch it again, nothing of it was imported."
         ) from None
+    if is_empty:
+        raise DataError(f"{path} holds no rows; check that it is the right file and was fetched whole.")
 
 
 def _open_lines(path: Path) -> IO[bytes]:
@@ -60,27 +64,27 @@ def _parse_object(line: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 ({error.reason}); mend it, nothing was imported.") from None
+        raise DataError(f"{where} is not UTF-8 ({error.reason}); mend it, nothing of it was imported.") from None
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{where} is not JSON ({error.msg} at column {error.colno}); mend it, nothing was imported."
+            f"{where} is not JSON ({error.msg} at column {error.colno}); mend it, nothing of it was imported."
         ) from None
     except (ValueError, RecursionError):  # a number of thousands of digits, brackets thousands deep
         raise DataError(f"{where} holds a number or a nesting beyond all limits; mend it.") from None
     if not isinstance(value, dict):
-        raise DataError(f"{where} is {kind_of(value)} and not an object; mend it, nothing was imported.")
+        raise DataError(f"{where} is {kind_of(value)} and not an object; mend it, nothing of it was imported.")
     return value
 
 
 def field(row: Row, name: str, *kinds: type) -> Any:
     """A field's value of one of the given types, or DataError."""
     if name not in row.fields:
-        raise DataError(f"{row.where} has no field {name!r}; mend it, nothing was imported.")
+        raise DataError(f"{row.where} has no field {name!r}; mend it, nothing of it was imported.")
     value = row.fields[name]
     if not isinstance(value, kinds):
         wanted = " or ".join(_KINDS.get(kind, kind.__name__) for kind in kinds)
         raise DataError(
-            f"{row.where} field {name!r} is {kind_of(value)} and must be {wanted}; mend it, nothing was imported."
+            f"{row.where} field {name!r} is {kind_of(value)} and must be {wanted}; mend it, nothing of it was imported."
         )
     return value
 
@@ -99,6 +103,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Errors:
         NotFoundError: the folder does not exist.
+        UserError: it cannot be written to.
     """
     if not path.parent.is_dir():
         raise NotFoundError(f"The folder {path.parent} does not exist; create it or name another file.")
@@ -108,8 +113,11 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that refuses to write refuses this too
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
