@@ -128,8 +128,14 @@ def test_a_wrong_line_refuses_the_file(
         assert (list(other.records()), other.workers(), other.events()) == ([], [], [])
 
 
-@pytest.mark.parametrize("content", ["", '{"chosen": "x"}\n', '{"format": "prefloop", "version": 2}\n'])
+@pytest.mark.parametrize("content", ['{"chosen": "x"}\n', '{"format": "prefloop", "version": 2}\n'])
 def test_another_kind_of_file_is_refused(sqlite_store: Store, tmp_path: Path, content: str) -> None:
     (tmp_path / "in.jsonl").write_text(content)
     with pytest.raises(DataError, match=re.escape('does not begin with {"format": "prefloop", "version": 1}')):
+        import_file(sqlite_store, "jsonl", tmp_path / "in.jsonl")
+
+
+def test_an_empty_file_is_refused(sqlite_store: Store, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("")
+    with pytest.raises(DataError, match="holds no rows"):
         import_file(sqlite_store, "jsonl", tmp_path / "in.jsonl")
