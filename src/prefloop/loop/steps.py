@@ -263,7 +263,9 @@ def _judge(bench: Bench, studies: list[Study]) -> None:
         raise StateError(f"People have not judged enough yet: {names}; serve the page, then: prefloop round resume")
     if sum(missing.values()):
         with served(bench.workspace) as url, tqdm(total=sum(missing.values()), desc="judgments", unit="") as bar:
-            asyncio.run(_simulate(bench, url, [s for s in studies if missing[s.id]], missing, bar))
+            while sum(missing.values()):  # again where more second opinions were due than were planned for
+                asyncio.run(_simulate(bench, url, [s for s in studies if missing[s.id]], missing, bar))
+                missing = {study.id: _missing(bench.store, study) for study in studies}
     for study in studies:
         bench.store.set_study_state(study.id, "closed")
 
