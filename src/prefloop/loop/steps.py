@@ -257,15 +257,15 @@ def _judge(bench: Bench, studies: list[Study]) -> None:
     Errors:
         StateError: it is for invited people, and they are not done.
     """
-    missing = {study.id: _missing(bench.store, study) for study in studies}
-    if sum(missing.values()) and not bench.is_sandbox:
-        names = ", ".join(f"{study.name} ({missing[study.id]} to go)" for study in studies if missing[study.id])
+    missing = _missing(bench.store, studies)
+    if missing and not bench.is_sandbox:
+        names = ", ".join(f"{study.name} ({missing[study.id]} to go)" for study in studies if study.id in missing)
         raise StateError(f"People have not judged enough yet: {names}; serve the page, then: prefloop round resume")
-    if sum(missing.values()):
+    if missing:
         with served(bench.workspace) as url, tqdm(total=sum(missing.values()), desc="judgments", unit="") as bar:
-            while sum(missing.values()):  # again where more second opinions were due than were planned for
-                asyncio.run(_simulate(bench, url, [s for s in studies if missing[s.id]], missing, bar))
-                missing = {study.id: _missing(bench.store, study) for study in studies}
+            while missing:  # again where more second opinions were due than were planned for
+                asyncio.run(_simulate(bench, url, [s for s in studies if s.id in missing], missing, bar))
+                missing = _missing(bench.store, studies)
     for study in studies:
         bench.store.set_study_state(study.id, "closed")
 
@@ -286,6 +286,7 @@ async def _simulate(bench: Bench, url: str, studies: list[Study], missing: dict[
             group.create_task(work(assignment, world(), traits, todo, bench.settings.seed + bench.round.number))
 
 
-def _missing(store: Store, study: Study) -> int:
-    judged = store.progress(study.id).comparisons.get(ComparisonState.JUDGED, 0)
-    return max(0, (study.target_comparisons or 0) - judged)
+def _missing(store: Store, studies: list[Study]) -> dict[str, int]:
+    """Judged comparisons that are still to come, by id of the study; studies that have their target are left out."""
+    judged = {study.id: store.progress(study.id).comparisons.get(ComparisonState.JUDGED, 0) for study in studies}
+    return {study.id: to_go for study in studies if (to_go := (study.target_comparisons or 0) - judged[study.id]) > 0}
