@@ -16,6 +16,7 @@ from prefloop.models.language import (
     load_tokenizer,
     new_llama,
     save_model,
+    scale_logits,
     train_tokenizer,
     window_tokens,
 )
@@ -66,6 +67,16 @@ def test_the_shape_of_a_new_model(tokenizer: Any) -> None:
     # 8/3 of 16 is 42.7, in steps of 32: 64. Each layer: 4 * 16*16 attention, 3 * 16*64 feed-forward, 2 * 16 norms.
     layer = 4 * 16 * 16 + 3 * 16 * 64 + 2 * 16
     assert sum(p.numel() for p in model.parameters()) == len(tokenizer) * 16 + 2 * layer + 16
+
+
+def test_scaled_logits_are_those_of_another_temperature(tokenizer: Any) -> None:
+    plain, scaled = tiny(tokenizer), tiny(tokenizer)
+    scale_logits(scaled, 1.25)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(scaled(ids).logits, 1.25 * plain(ids).logits)
+    scaled.base_model.norm = None
+    with pytest.raises(ModelError, match="leave logit_scale at 1"):
+        scale_logits(scaled, 1.25)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

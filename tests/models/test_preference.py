@@ -22,8 +22,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from prefloop.errors import DataError, ModelError
-from prefloop.models.language import new_llama, save_model, train_tokenizer
+from prefloop.errors import ConfigError, DataError, ModelError
+from prefloop.models.language import load_language_model, new_llama, save_model, train_tokenizer
 from prefloop.models.preference import PreferenceModel, conversation_key
 from prefloop.schema import Message, PreferencePair, Scorer
 
@@ -123,6 +123,16 @@ def test_head_has_no_bias_and_its_seed_decides(language_models: dict[str, Path])
 def model_pair(model: PreferenceModel, left: str, right: str) -> float:
     one, two = model.score([[user("home"), assistant(left)], [user("home"), assistant(right)]])
     return one - two
+
+
+def test_output_embedding_is_the_language_models(language_models: dict[str, Path], tmp_path: Path) -> None:
+    tied = PreferenceModel.from_language_model(language_models["llama"], seed=1)
+    assert tied.output_embedding(language_models["llama"]) is tied.trunk.get_input_embeddings().weight
+    untied = PreferenceModel.from_language_model(language_models["qwen3"], seed=1)
+    expected = load_language_model(language_models["qwen3"]).model.lm_head.weight
+    assert torch.equal(untied.output_embedding(language_models["qwen3"]), expected)
+    with pytest.raises(ConfigError, match="language_weight"):
+        untied.output_embedding(untied.save(tmp_path / "pm"))
 
 
 def test_score_is_read_at_the_end_token(language_models: dict[str, Path]) -> None:

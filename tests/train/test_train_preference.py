@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from prefloop.errors import DataError, TrainingError
 from prefloop.models.checkpoint import latest_checkpoint
-from prefloop.models.language import new_llama, save_model, train_tokenizer
+from prefloop.models.language import load_language_model, new_llama, save_model, train_tokenizer
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, PreferencePair
@@ -125,13 +125,41 @@ def test_first_step_by_hand(start: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(moved, 1e-3 * gradient / (gradient.abs() + 1e-8), rtol=1e-3, atol=1e-6)
 
 
+def test_language_loss_by_hand(start: Path, tmp_path: Path) -> None:
+    """The chosen texts' loss as the plain language model has it, however much the pairs share; its gradient counts."""
+    pairs = make_pairs(4, seed=1)
+    run = settings_for(start, warmup_steps=0, max_gradient_norm=1e9, language_weight=0.5)
+    _, folder = train(run, pairs, tmp_path)
+
+    pm, language_model = start_model(run), load_language_model(start).model
+    language_model.model = pm.trunk  # one trunk under both heads
+    language_model.tie_weights()
+    preference, language = [], []
+    for pair in pairs:
+        both = pm.encode_pair(pair)
+        chosen, rejected = (pm.model(torch.tensor([ids])).logits[0, 0] for ids in (both.chosen, both.rejected))
+        preference.append(-torch.nn.functional.logsigmoid(chosen - rejected))
+        language.append(language_model(torch.tensor([both.chosen]), labels=torch.tensor([both.chosen])).loss)
+    (torch.stack(preference).mean() + 0.5 * torch.stack(language).mean()).backward()
+    norm = math.sqrt(sum(p.grad.square().sum().item() for p in pm.model.parameters() if p.grad is not None))
+    row = folder.metrics()[0]
+    assert row["preference/language_loss"] == pytest.approx(torch.stack(language).mean().item(), rel=1e-5)
+    assert row["preference/loss"] == pytest.approx(torch.stack(preference).mean().item(), rel=1e-5)
+    assert row["preference/gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("language_weight", [0.0, 1.0])
 @pytest.mark.parametrize("changes", [{"tokens_per_forward": 64}, {"row_tokens": 24}, {"row_tokens": 512}])
-def test_packing_never_changes_the_result(start: Path, tmp_path: Path, changes: dict[str, int]) -> None:
+def test_packing_never_changes_the_result(
+    start: Path, tmp_path: Path, changes: dict[str, int], language_weight: float
+) -> None:
     pairs = make_pairs(6, seed=3)
+    usually = {"pairs_per_step": 12, "language_weight": language_weight}
     # One step: over more of them Adam turns rounding into direction where a gradient is nearly zero.
-    _, usual = train(settings_for(start, pairs_per_step=12), pairs, tmp_path)
-    _, other = train(settings_for(start, pairs_per_step=12, **changes), pairs, tmp_path)
-    for name in ("preference/loss", "preference/gradient_norm", "preference/score_std"):
+    _, usual = train(settings_for(start, **usually), pairs, tmp_path)
+    _, other = train(settings_for(start, **usually, **changes), pairs, tmp_path)
+    same = ["preference/loss", "preference/gradient_norm", "preference/score_std"]
+    for name in same + ["preference/language_loss"] * (language_weight > 0):
         assert other.metrics()[0][name] == pytest.approx(usual.metrics()[0][name], rel=1e-5)
 
 

@@ -34,6 +34,9 @@ _FAULTS = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorErr
 """What transformers raises for a folder that is missing, damaged or of the wrong types."""
 
 
+_LAST_NORMS = ("norm", "final_layer_norm", "ln_f")  # Llama, Qwen and OLMo; GPT-NeoX; GPT-2
+
+
 class LanguageModel(NamedTuple):
     """A causal language model and the renderer of its tokenizer."""
 
@@ -174,6 +177,22 @@ def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) ->
     model = load_weights(AutoModelForCausalLM, path, dtype)
     model.train(False)
     return LanguageModel(model, renderer)
+
+
+@torch.no_grad()
+def scale_logits(model: Any, scale: float) -> None:
+    """Multiplies all logits in place, as sampling at temperature 1 / scale would, for whoever samples it later.
+
+    The scale goes into the last norm, because an output embedding that is tied cannot carry it.
+
+    Errors:
+        ModelError: no last norm is found.
+    """
+    norm = next((n for name in _LAST_NORMS if (n := getattr(model.base_model, name, None)) is not None), None)
+    if norm is None:
+        raise ModelError(f"{type(model).__name__} has no last norm that is known here; leave logit_scale at 1.")
+    for parameter in norm.parameters():
+        parameter.mul_(scale)
 
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> Path:

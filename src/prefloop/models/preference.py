@@ -14,10 +14,18 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from prefloop.errors import DataError, ModelError
-from prefloop.models.language import load_config, load_tokenizer, load_weights, save_model, window_tokens
+from prefloop.errors import ConfigError, DataError, ModelError
+from prefloop.models.language import (
+    load_config,
+    load_language_model,
+    load_tokenizer,
+    load_weights,
+    save_model,
+    window_tokens,
+)
 from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
@@ -130,6 +138,23 @@ class PreferenceModel:
             model.score.weight.copy_(weight)
         return cls(model, renderer, row_tokens=row_tokens, max_tokens=max_tokens)
 
+    def output_embedding(self, start: str | Path) -> Float[Tensor, "vocabulary hidden"]:
+        """What turns hidden states into logits: the trunk's own embedding where the two are tied, else `start`'s.
+
+        Errors:
+            ConfigError: they are not tied, and `start` is a PM, which has none.
+        """
+        if self.model.config.tie_word_embeddings:
+            tied: Tensor = self.trunk.get_input_embeddings().weight
+            return tied
+        if self.is_at(start):
+            raise ConfigError(
+                f"{start} is a preference model without an output embedding; start from its language model, or set "
+                "language_weight to 0."
+            )
+        kept: Tensor = load_language_model(start).model.get_output_embeddings().weight.detach()
+        return kept.to(self.device)
+
     def save(self, path: Path) -> Path:
         """Writes a plain Hugging Face folder, tokenizer beside, whole or not at all."""
         return save_model(self.model, self.renderer.tokenizer, path)
@@ -172,6 +197,27 @@ class PreferenceModel:
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = hidden.float() @ self.model.score.weight[0].float()
         return scores
+
+    def forward_packed_with_language(
+        self, batch: PackedBatch, sequences: Sequence[int], output: Float[Tensor, "vocabulary hidden"]
+    ) -> tuple[Float[Tensor, " sequence"], Float[Tensor, ""]]:
+        """Scores as `forward_packed`, and the language-model loss of some of the sequences from the same pass.
+
+        The loss is the sum over `sequences` of their mean loss in nats a token, the first token left out; what they
+        share is computed once. `output` is the output embedding of the language model.
+        """
+        paths = [batch.token_index[index][1:] for index in sequences]
+        shares = torch.cat([torch.full(path.shape, 1 / len(path), device=path.device) for path in paths])
+        tokens, place = torch.cat(paths).unique(return_inverse=True)
+        weights = torch.zeros(len(tokens), device=shares.device).index_add(0, place, shares)
+        width = batch.ids.shape[1]
+        before = tokens - tokens % width + batch.parents.flatten()[tokens]
+        hidden = packed_hidden(self.trunk, batch, torch.cat([batch.read_index, before]))
+        logits = hidden[len(batch.read_index) :] @ output.T
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores: Tensor = hidden[: len(batch.read_index)].float() @ self.model.score.weight[0].float()
+            losses = cross_entropy(logits.float(), batch.ids.flatten()[tokens], reduction="none")
+        return scores, weights @ losses
 
     def score(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
         """Raw scores of the last assistant turn of each conversation."""

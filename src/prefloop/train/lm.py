@@ -24,7 +24,14 @@ from tqdm import tqdm
 from prefloop.config import NAME, Config
 from prefloop.errors import DataError, TrainingError
 from prefloop.models.checkpoint import latest_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
-from prefloop.models.language import LanguageModel, load_language_model, new_llama, save_model, train_tokenizer
+from prefloop.models.language import (
+    LanguageModel,
+    load_language_model,
+    new_llama,
+    save_model,
+    scale_logits,
+    train_tokenizer,
+)
 from prefloop.models.trie import pack, packed_hidden
 from prefloop.render import Renderer
 from prefloop.runs import RunFolder
@@ -65,6 +72,9 @@ class LanguageRun(Config):
     held_out_conversations: int = Field(200, ge=0, description="taken from the end of the texts for lm/held_out_loss")
     checkpoint_every_steps: int = Field(200, ge=1, description="also when the held-out loss is measured")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="autocast of the forward and backward pass")
+    logit_scale: float = Field(
+        1.0, gt=0.0, description="multiplies the logits of the written model: above 1, rare slips become rarer"
+    )
     saved_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the written weights")
     seed: int = Field(0, description="of weights, texts and order")
 
@@ -139,6 +149,8 @@ def train_language_model(
             folder.log(row)
         bar.set_postfix(loss=f"{loss.item():.3f}")
     model.eval()
+    if run.logit_scale != 1.0:
+        scale_logits(model, run.logit_scale)
     return save_model(model.to(getattr(torch, run.saved_dtype)), renderer.tokenizer, folder.path / "model")
 
 

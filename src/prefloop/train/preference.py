@@ -8,6 +8,7 @@ constant after a linear warm-up, as in the paper, with cosine decay as an option
 does not give; (4) the last step of an epoch is not smaller than the others, the comparisons are shared out evenly;
 (5) optionally the written weights lie between the start and the end of training (weight-space ensembling, Wortsman et
 al. 2022, "Robust fine-tuning of zero-shot models"): a PM of few judgments keeps more of what PM pre-training taught.
+PM pre-training may carry a language-model loss on the chosen texts beside its own (Askell et al. 2021, 4.1).
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ class PreferenceRun(Config):
     weight_decay: float = Field(0.01, ge=0.0, description="of matrices; norms do not decay")
     max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
     label_smoothing: float = Field(0.0, ge=0.0, lt=0.5, description="share of judgments taken to be wrong")
+    language_weight: float = Field(
+        0.0, ge=0.0, description="of the language-model loss on the chosen texts, beside the preference loss"
+    )
     start_scale: float = Field(
         1.0, gt=0.0, description="multiplies the head of a PM to start from: a less sure start unlearns sooner"
     )
@@ -108,6 +112,7 @@ def train_preference(
     """
     usable = _usable(pairs)
     model = start_model(run)
+    output = model.output_embedding(run.start) if run.language_weight else None
     optimizer = _optimizer(model, run)
     dtype = autocast_dtype(run, model)
     plan = _Plan(usable, run)
@@ -137,14 +142,20 @@ def train_preference(
         chosen, rejected = [], []
         row: dict[str, Any] = {"step": number, "preference/learning_rate": rate, "preference/pairs": len(encoded)}
         tokens = tokens_unshared = 0
-        total_loss = 0.0
+        total_loss = total_language_loss = 0.0
         for part in _parts(encoded, run.tokens_per_forward):
             batch = model.pack([ids for pair in part for ids in (pair.chosen, pair.rejected)])
             with torch.autocast(model.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-                scores = model.forward_packed(batch)
+                if output is None:
+                    scores, language_loss = model.forward_packed(batch), torch.zeros((), device=model.device)
+                else:
+                    chosen_ones = range(0, 2 * len(part), 2)
+                    scores, language_loss = model.forward_packed_with_language(batch, chosen_ones, output)
             loss = preference_losses(scores[0::2], scores[1::2], run.label_smoothing).sum() / len(encoded)
-            loss.backward()  # type: ignore[no-untyped-call]
+            language_loss = language_loss / len(encoded)
+            (loss + run.language_weight * language_loss).backward()  # type: ignore[no-untyped-call]
             total_loss += loss.item()
+            total_language_loss += language_loss.item()
             chosen.append(scores[0::2].detach())
             rejected.append(scores[1::2].detach())
             tokens, tokens_unshared = tokens + batch.tokens, tokens_unshared + batch.tokens_unshared
@@ -159,6 +170,8 @@ def train_preference(
             optimizer.step()
             optimizer.zero_grad()
             row |= _step_metrics(torch.cat(chosen), torch.cat(rejected), total_loss, gradient_norm)
+            if output is not None:
+                row["preference/language_loss"] = total_language_loss
             row |= {"preference/tokens": tokens, "preference/tokens_shared": 1 - tokens / tokens_unshared}
             bar.set_postfix(loss=f"{total_loss:.3f}")
         is_last = number == len(plan)
