@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -15,6 +16,7 @@ from prefloop.loop.data import half_of, prompts_of, stored_pairs
 from prefloop.loop.runs import fingerprint
 from prefloop.loop.serving import publish, served
 from prefloop.loop.settings import RoundSettings
+from prefloop.loop.side_by_side import side_by_side
 from prefloop.loop.snapshots import model_path, register
 from prefloop.runs import RunFolder
 from prefloop.sandbox import Gold, Population, Traits, contrast_pairs, draw_prompts, world
@@ -24,6 +26,9 @@ from prefloop.sandbox.workers import Assignment, Work, work
 from prefloop.schema import ComparisonState, Mode, PreferencePair, Round, Snapshot, SnapshotShare, Study, Tranche
 from prefloop.store import Store
 from prefloop.workspace import Workspace
+
+if TYPE_CHECKING:
+    from prefloop.train.preference import PreferenceRun
 
 Tell = Callable[[str], None]
 EVALUATION_SEED = 1_000_003
@@ -104,34 +109,41 @@ def quality(bench: Bench) -> dict[str, Any]:
 
 def preference(bench: Bench) -> dict[str, Any]:
     """Two PMs from the same start on the two halves of all conversations so far (paper 4.2, 4.5)."""
-    from prefloop.train.preference import PreferenceRun, train_preference
+    from prefloop.train.preference import PreferenceRun
 
     start = tiny_model(PMP_MODEL) if bench.is_sandbox else bench.path("start_id")
     pairs = stored_pairs(bench.store)
     settings = bench.settings.preference.model_dump()
     mixed_in = _pre_training_pairs(bench, settings.pop("pre_training_pairs"))
-    facts: dict[str, Any] = {}
-    for half in ("a", "b"):
-        part = [pair for pair in pairs if half_of(pair) == half]
+    halves = {half: [pair for pair in pairs if half_of(pair) == half] for half in ("a", "b")}
+    work: list[tuple[PreferenceRun, list[PreferencePair], RunFolder, bool]] = []
+    for half, part in halves.items():
         if not part:
             raise DataError(f"Half {half} of {len(pairs)} judged comparisons is empty; collect more conversations.")
-        run = PreferenceRun(
-            name=bench.name(f"pm-{half}"),
-            start=start,
-            seed=bench.settings.seed,
-            **settings,
-        )
+        run = PreferenceRun(name=bench.name(f"pm-{half}"), start=start, seed=bench.settings.seed, **settings)
         data = part + mixed_in
         resume = RunFolder.exists(bench.workspace.runs, "preference", run, run.name)
         folder = RunFolder.create(
             bench.workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(data)
         )
-        trained = train_preference(run, data, folder, resume=resume)
+        work.append((run, data, folder, resume))
+    facts: dict[str, Any] = {}
+    for (half, part), (run, _, folder, _), path in zip(
+        halves.items(), work, side_by_side(_train_preference, work), strict=True
+    ):
         snapshot = register(
-            bench.workspace, bench.store, run.name, trained.path, kind="preference_model", run_id=folder.path.name
+            bench.workspace, bench.store, run.name, path, kind="preference_model", run_id=folder.path.name
         )
         facts |= {f"pm_{half}_id": snapshot.id, f"pm_{half}_pairs": len(part)}
     return facts
+
+
+def _train_preference(
+    place: int, run: PreferenceRun, pairs: list[PreferencePair], folder: RunFolder, resume: bool
+) -> Path:
+    from prefloop.train.preference import train_preference
+
+    return train_preference(run, pairs, folder, resume=resume, progress=partial(tqdm, position=place)).path
 
 
 def _pre_training_pairs(bench: Bench, count: int) -> list[PreferencePair]:

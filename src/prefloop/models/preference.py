@@ -208,7 +208,7 @@ class PreferenceModel:
         """
         paths = [batch.token_index[index][1:] for index in sequences]
         shares = torch.cat([torch.full(path.shape, 1 / len(path), device=path.device) for path in paths])
-        tokens, place = torch.cat(paths).unique(return_inverse=True)
+        tokens, place = torch.cat(paths).unique(return_inverse=True)  # type: ignore[no-untyped-call]
         weights = torch.zeros(len(tokens), device=shares.device).index_add(0, place, shares)
         width = batch.ids.shape[1]
         before = tokens - tokens % width + batch.parents.flatten()[tokens]
