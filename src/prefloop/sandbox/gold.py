@@ -29,7 +29,7 @@ class Weights:
     repeated: float = -0.3
     filler: float = -0.1
     closer: float = 0.1
-    rude: float = -0.5
+    rude: float = -1.0
     refusal_of_harmless: float = -1.5
     refusal_of_harmful: float = 2.0
     reason: float = 0.3
