@@ -8,7 +8,7 @@ constant after a linear warm-up, as in the paper, with cosine decay as an option
 does not give; (4) the last step of an epoch is not smaller than the others, the comparisons are shared out evenly;
 (5) optionally the written weights lie between the start and the end of training (weight-space ensembling, Wortsman et
 al. 2022, "Robust fine-tuning of zero-shot models"): a PM of few judgments keeps more of what PM pre-training taught.
-PM pre-training may carry a language-model loss on the chosen texts beside its own (Askell et al. 2021, 4.1).
+PM pre-training may carry a language-model loss on the chosen texts beside its own (Askell et al. 2021, section 4).
 """
 
 from __future__ import annotations
