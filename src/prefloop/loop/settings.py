@@ -51,7 +51,7 @@ class PolicySettings(Config):
     minibatches: int = Field(4, ge=1, description="optimiser steps an epoch")
     learning_rate: float = Field(2e-4, gt=0.0, description="of the policy")
     value_learning_rate: float = Field(5e-4, gt=0.0, description="of the value model")
-    kl_coefficient: float = Field(0.3, ge=0.0, description="reward units per nat")
+    kl_coefficient: float = Field(0.2, ge=0.0, description="reward units per nat")
     max_response_tokens: int = Field(80, ge=1, description="a longer reply is cut off")
     snapshots: int = Field(6, ge=1, description="saved and evaluated evenly along the run")
     extra_prompts: int = Field(2000, ge=0, description="sandbox: prompts drawn beside those of the judgments")
