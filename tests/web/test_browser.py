@@ -47,6 +47,12 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
     assert complaints == []
 
 
+def begin(page: Any) -> None:
+    """Through consent and instructions to the first task."""
+    page.click("text=I agree")
+    page.click("#begin")
+
+
 def judgments_of(store: Store, study: Study) -> list[Any]:
     return [judged.judgment for judged in store.judged(study_id=study.id)]
 
@@ -64,7 +70,7 @@ def test_a_helpful_conversation_by_mouse(
     study = a_study(live_server.store)
     page = open_page(live_server.invite(study), size, color_scheme=scheme)
     assert overflow(page) <= 0
-    page.click("text=Agree and begin")
+    begin(page)
     for turn, label in ((1, "A is much better"), (2, "B is slightly better")):
         page.fill("#message", f"Question {turn}")
         page.click("text=Send")
@@ -132,7 +138,7 @@ def test_a_red_team_conversation_by_keyboard_alone(live_server: LiveServer, open
 
 def test_single_keys_can_be_switched_off_and_are_listed(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     page = open_page(live_server.invite(a_study(live_server.store)))
-    page.click("text=Agree and begin")
+    begin(page)
     page.fill("#message", "Hello")
     page.click("text=Send")
     page.wait_for_selector("#grades:enabled")
@@ -149,7 +155,7 @@ def test_single_keys_can_be_switched_off_and_are_listed(live_server: LiveServer,
 def test_undo_changes_the_judgment_and_what_continues(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     study = a_study(live_server.store)
     page = open_page(live_server.invite(study))
-    page.click("text=Agree and begin")
+    begin(page)
     page.fill("#message", "Hello")
     page.click("text=Send")
     page.wait_for_selector("#grades:enabled")
@@ -174,7 +180,7 @@ def test_undo_changes_the_judgment_and_what_continues(live_server: LiveServer, o
 def test_a_failed_pair_offers_new_answers(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     study = a_study(live_server.store)
     page = open_page(live_server.invite(study))
-    page.click("text=Agree and begin")
+    begin(page)
     page.fill("#message", "[fail] Hello")
     page.click("text=Send")
     page.wait_for_selector("#void:visible")
@@ -203,7 +209,7 @@ def test_reloads_and_second_tabs_in_mid_stream_lose_and_repeat_nothing(
     live_server.responder.pause_seconds, live_server.responder.words = 0.03, 40
     study = a_study(live_server.store)
     page = open_page(live_server.invite(study))
-    page.click("text=Agree and begin")
+    begin(page)
     page.fill("#message", "[lag] Hello")
     page.click("text=Send")
     page.wait_for_selector("#answer-a:has-text('-4')")
@@ -232,7 +238,7 @@ def test_while_streaming_no_side_runs_ahead_and_nothing_can_be_judged(
 ) -> None:
     live_server.responder.pause_seconds = 0.02
     page = open_page(live_server.invite(a_study(live_server.store)))
-    page.click("text=Agree and begin")
+    begin(page)
     page.evaluate(
         """() => {
           window.seen = 0;
@@ -257,7 +263,7 @@ def test_while_streaming_no_side_runs_ahead_and_nothing_can_be_judged(
 
 def test_shown_only_when_complete(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     page = open_page(live_server.invite(a_study(live_server.store)))
-    page.click("text=Agree and begin")
+    begin(page)
     page.wait_for_selector("#composer:visible")
     page.click("text=Keys")
     page.check("#when-complete")
@@ -288,7 +294,7 @@ def test_hostile_answers_execute_nothing_and_load_nothing(
     foreign: list[str] = []
     page = open_page(live_server.invite(study))
     page.on("request", lambda r: None if r.url.startswith(live_server.address) else foreign.append(r.url))
-    page.click("text=Agree and begin")
+    begin(page)
     page.fill("#message", "\n".join(HOSTILE)[:7000])
     page.click("text=Send")
     page.wait_for_selector("#grades:enabled")
@@ -309,7 +315,7 @@ def test_hostile_answers_execute_nothing_and_load_nothing(
 def test_a_second_opinion(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     study = a_study(live_server.store, overlap=1.0, turns_per_conversation=1)
     author = open_page(live_server.invite(study))
-    author.click("text=Agree and begin")
+    begin(author)
     author.fill("#message", "Tell me something")
     author.click("text=Send")
     author.wait_for_selector("#grades:enabled")
@@ -317,7 +323,7 @@ def test_a_second_opinion(live_server: LiveServer, open_page: Callable[..., Any]
     author.keyboard.press("Enter")
     author.wait_for_selector("#complete:visible")
     other = open_page(live_server.invite(study))
-    other.click("text=Agree and begin")
+    begin(other)
     other.wait_for_selector("#review-note:visible")
     assert "Tell me something" in other.inner_text("#transcript")
     other.wait_for_selector("#grades:enabled")
@@ -376,7 +382,7 @@ def test_a_killed_server_loses_nothing_that_was_accepted(open_page: Callable[...
     try:
         server.start()
         page = open_page(f"{server.address}/join/{token}")
-        page.click("text=Agree and begin")
+        begin(page)
         page.fill("#message", "First")
         page.click("text=Send")
         page.wait_for_selector("#grades:enabled")
