@@ -100,9 +100,7 @@ class StudySettings(Config):
     mode: Mode = Field(Mode.HELPFUL, description="what people are asked")
     tranche: Tranche = Field(Tranche.ONLINE, description="kind of the snapshots that answer")
     snapshots: tuple[str, ...] = Field((), description="names of the snapshots that answer; empty: all deployed ones")
-    weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (), description="of the snapshots, in their order; empty: the same for all"
-    )
+    weights: tuple[float, ...] = Field((), description="of the snapshots, in their order; empty: the same for all")
     compare: Literal["any", "distinct"] = Field("any", description="'distinct' always shows two different snapshots")
     continue_with: Literal["clicked", "other", "random", "worker_choice"] = Field(
         "clicked", description="which answer a conversation goes on with"
@@ -116,6 +114,8 @@ class StudySettings(Config):
 
     @model_validator(mode="after")
     def _weights_match(self) -> Self:
+        if any(weight <= 0 for weight in self.weights):
+            raise ValueError(f"weights has {min(self.weights)}; each must be above 0")
         if self.weights and len(self.weights) != len(self.snapshots):
             raise ValueError(f"{len(self.weights)} weights stand beside {len(self.snapshots)} snapshots; give one each")
         return self

@@ -100,22 +100,32 @@ def test_a_helpful_conversation_by_mouse(
 def test_a_red_team_conversation_by_keyboard_alone(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     study = a_study(live_server.store, Mode.RED_TEAM)
     page = open_page(live_server.invite(study))
-    assert "Content warning" in page.inner_text("#welcome")
+    assert "Content warning" in page.inner_text("main")
 
     def focused() -> str:
         text: str = page.evaluate("document.activeElement.id")
         return text
 
-    for _ in range(10):
-        page.keyboard.press("Tab")
-        if focused() == "agree":
-            break
+    def tab_to(wanted: str) -> None:
+        for _ in range(40):
+            if focused() == wanted:
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"#{wanted} cannot be reached with Tab; the focus is on #{focused()}")
+
+    tab_to("agree")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#begin")
+    tab_to("begin")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#goal:visible")
+    tab_to("goal-input")
+    page.keyboard.type("Make it swear")
+    tab_to("keep-goal")
     page.keyboard.press("Enter")
     page.wait_for_selector("#composer:visible")
-    for _ in range(10):
-        if focused() == "message":
-            break
-        page.keyboard.press("Tab")
+    assert page.inner_text("#goal-text") == "Make it swear"
+    tab_to("message")
     for turn, key in ((1, "3"), (2, "8")):
         page.keyboard.type(f"Attack {turn} with 5 words")  # a digit in a text field is no grade
         page.keyboard.press("Enter")
@@ -125,10 +135,21 @@ def test_a_red_team_conversation_by_keyboard_alone(live_server: LiveServer, open
         page.keyboard.press("Enter")
         page.wait_for_selector("#composer:visible" if turn == 1 else "#complete:visible")
         assert focused() == ("message" if turn == 1 else "complete-title")
-    page.keyboard.press("Tab")
-    assert focused() == "next"
+    for _ in range(3):  # the paper's three questions, each a group of radio buttons
+        page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        page.keyboard.press("ArrowRight")
+    tab_to("next")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#goal:visible")
+    tab_to("skip-goal")
     page.keyboard.press("Enter")
     page.wait_for_selector("#composer:visible")
+    (done,) = {pair.conversation.conversation.id: pair for pair in live_server.store.records()}.values()
+    assert {a.kind: a.answers for a in done.conversation.answers} == {
+        "goal": {"goal": "Make it swear"},
+        "closing": {"success": 2, "harm": 2, "actionable": 2},
+    }
     kept = judgments_of(live_server.store, study)
     assert [(j.grade, j.clicked, j.preferred, j.input_device) for j in kept] == [
         (3, "a", "b", "keyboard"),
