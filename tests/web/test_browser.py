@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from browsing import begin, overflow
 from fake_server import LiveServer, a_study, free_port
 from hostile import HOSTILE
 
@@ -21,46 +22,10 @@ from prefloop.schema import ComparisonState, Mode, Study
 from prefloop.store import Store
 
 pytestmark = pytest.mark.browser
-SIZES = {"wide": (1280, 860), "narrow": (320, 640)}
-
-
-@pytest.fixture
-def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """A page in a context of its own; what its console complains about fails the test."""
-    contexts: list[Any] = []
-    complaints: list[str] = []
-
-    def opened(address: str, size: str = "wide", **more: Any) -> Any:
-        width, height = SIZES[size]
-        context = chromium.new_context(viewport={"width": width, "height": height}, **more)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda m: complaints.append(m.text) if "Content Security Policy" in m.text else None)
-        page.goto(address)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
-def begin(page: Any) -> None:
-    """Through consent and instructions to the first task."""
-    page.click("text=I agree")
-    page.click("#begin")
 
 
 def judgments_of(store: Store, study: Study) -> list[Any]:
     return [judged.judgment for judged in store.judged(study_id=study.id)]
-
-
-def overflow(page: Any) -> int:
-    """How many pixels the page is wider than its window."""
-    width: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    return width
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("wide", "light"), ("narrow", "dark")])
