@@ -7,7 +7,7 @@ VENV := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pytho
 	&& $(PYTHON) -m venv .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test demo docs clean
+.PHONY: help install check test demo docs pages clean
 
 help:  ## this list
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-zA-Z%-]+):.*## /\1\t/' | expand -t 12
@@ -30,6 +30,9 @@ bench-%: .venv/.dev  ## a side-by-side measurement, benchmarks/bench_%.py
 
 docs: .venv/.dev  ## docs/settings.md from the settings classes
 	$(BIN)/python docs/write_settings.py
+
+pages: .venv/.dev  ## the screenshots in docs/pages, taken by a test
+	PREFLOOP_SCREENSHOTS=1 $(BIN)/pytest -q tests/web/test_looks.py
 
 clean:  ## takes away .venv and what the tools remember
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ ROWS = (
     {"models", "quality"},
     {"client", "report", "render", "runs", "workspace", "losses", "stats"},
     {"store"},
+    {"study"},
     {"config"},
     {"schema", "errors"},
 )
@@ -39,6 +40,7 @@ TORCH_FREE = (
     "prefloop.schema",
     "prefloop.errors",
     "prefloop.config",
+    "prefloop.study",
     "prefloop.store",
     "prefloop.stats",
     "prefloop.report",

@@ -37,13 +37,13 @@ class Config(BaseModel):
         return value
 
     @classmethod
-    def load(cls, files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Self:
-        """Defaults, then each TOML file, then each `dotted.key=value` (later wins).
+    def load(cls, files: Iterable[Path] = (), overrides: Iterable[str] = (), below: Self | None = None) -> Self:
+        """Defaults (or `below`), then each TOML file, then each `dotted.key=value` (later wins).
 
         Errors:
             ConfigError: a missing or broken file, an unknown key (with the nearest known one), a wrong type.
         """
-        data: dict[str, Any] = {}
+        data: dict[str, Any] = {} if below is None else below.model_dump()
         read: list[str] = []
         for file in files:
             data = _merge(data, _read_toml(cls, Path(file)))

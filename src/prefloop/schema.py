@@ -155,6 +155,16 @@ class Comparison(Noun):
         return self.response_a if side == "a" else self.response_b
 
 
+class Mark(Noun):
+    """A passage of one answer that a person tagged (wrong fact, unsafe ...): text[start:end], in code points."""
+
+    side: Side
+    start: int = Field(ge=0)
+    end: int = Field(ge=1)
+    tag: str
+    quote: str = Field(description="the passage itself")
+
+
 class Judgment(Noun):
     """What the person answered. `clicked` is the side picked under the study's question, `preferred` the better one.
 
@@ -170,6 +180,10 @@ class Judgment(Noun):
     clicked: Side
     preferred: Side
     reason_tags: tuple[str, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    is_checked: bool = Field(False, description="the person says that facts were looked up")
+    checked_source: str = Field("", description="where they were looked up")
+    go_on_with: Side | None = Field(None, description="the person's wish, where the study leaves it to the worker")
     revises: str | None = Field(None, description="id of the judgment that this one corrects")
     interface_version: str = ""
     instructions_version: str = ""
@@ -221,7 +235,7 @@ class Study(Noun):
     compare: Literal["any", "distinct"] = Field(
         "any", description="'distinct' always shows two different snapshots (for Elo); 'any' draws each side alone"
     )
-    continue_with: Literal["clicked", "other", "random"] = "clicked"
+    continue_with: Literal["clicked", "other", "random", "worker_choice"] = "clicked"
     overlap: float = Field(0.0, ge=0.0, le=1.0, description="share of comparisons that a second worker judges too")
     sampling: SamplingSettings = SamplingSettings()
     turns_per_conversation: int = Field(4, ge=1)

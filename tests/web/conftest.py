@@ -21,6 +21,7 @@ from prefloop.store import Store
 from prefloop.web import PageSettings, create_app
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests have no packages; the fake server is shared by name
+from browsing import SIZES
 from fake_server import FakeResponder, LiveServer, events_of, free_port
 
 ORIGIN = "http://testserver"
@@ -160,3 +161,26 @@ def chromium(chromium_path: str) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """A page in a context of its own; what its console complains about fails the test."""
+    contexts: list[Any] = []
+    complaints: list[str] = []
+
+    def opened(address: str, size: str = "wide", **more: Any) -> Any:
+        width, height = SIZES[size]
+        context = chromium.new_context(viewport={"width": width, "height": height}, **more)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda m: complaints.append(m.text) if "Content Security Policy" in m.text else None)
+        page.goto(address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []

@@ -45,7 +45,16 @@ class FakeResponder:
         self.requests: list[ResponderRequest] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.turn_texts: tuple[str, str] | None = None  # of the first and the second side that is asked, for people
+        self.is_held = False
         self._times: Counter[tuple[str, int]] = Counter()
+
+    def hold(self) -> None:
+        """Answers stop after two pieces until `release`, from any thread."""
+        self.is_held = True
+
+    def release(self) -> None:
+        self.is_held = False
 
     async def models(self) -> list[str]:
         return ["base", "better"]
@@ -60,6 +69,9 @@ class FakeResponder:
         if "[bug]" in order:
             raise ZeroDivisionError("a fault that nobody expects")
         words = [] if "[empty]" in order else self._words(request)
+        if self.turn_texts is not None:
+            text = self.turn_texts[is_second]
+            words = [text[i : i + 12] for i in range(0, len(text), 12)]
         for count, word in enumerate(words):
             if count == 2:
                 if "[fail]" in order and is_second:
@@ -70,6 +82,8 @@ class FakeResponder:
                 if "[stall]" in order and is_second:
                     await asyncio.sleep(3600)
                 await self.gate.wait()
+                while self.is_held:
+                    await asyncio.sleep(0.01)
             await asyncio.sleep(self.pause_seconds * (4 if "[lag]" in order and is_second else 1))
             yield ResponderEvent(kind="delta", text=word)
         yield ResponderEvent(kind="done", finish_reason="stop", tokens=len(words))

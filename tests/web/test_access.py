@@ -13,6 +13,7 @@ import pytest
 from fake_server import a_study
 
 from prefloop.schema import Mode, Study
+from prefloop.study import StudyPhases
 
 
 async def test_a_link_signs_in_and_leads_to_the_study(open_room: Callable[..., Any]) -> None:
@@ -27,7 +28,7 @@ async def test_a_link_signs_in_and_leads_to_the_study(open_room: Callable[..., A
         assert (await client.get("/api/me")).json()["pseudonym"] == "kite"
         page = await client.get(f"/study/{study.id}")
         assert page.status_code == 200
-        assert "Which answer is more helpful and honest?" in page.text
+        assert study.name in page.text
 
 
 async def test_over_https_the_cookie_is_secure(open_room: Callable[..., Any]) -> None:
@@ -155,6 +156,8 @@ async def test_every_answer_carries_the_policy(open_room: Callable[..., Any]) ->
             assert answer.headers["referrer-policy"] == "no-referrer"
             nonces.update(re.findall(r"nonce-([\w-]+)", policy))
         assert len(nonces) == 6
+        for kind in ("consent", "agree"):
+            await worker.http.post(f"/study/{worker.study.id}/{kind}")
         page = await worker.get(f"/study/{worker.study.id}")
         (nonce,) = re.findall(r"nonce-([\w-]+)", page.headers["content-security-policy"])
         scripts = re.findall(r"<script[^>]*>", page.text)
@@ -163,30 +166,53 @@ async def test_every_answer_carries_the_policy(open_room: Callable[..., Any]) ->
         assert not re.search(r"\son\w+=|style=|https?://(?!testserver)", page.text)
 
 
-async def test_agreement_is_noted_with_its_version_and_asked_again_when_it_changes(
+async def test_consent_and_instructions_are_kept_word_for_word_and_asked_again_when_they_change(
     open_room: Callable[..., Any],
 ) -> None:
     async with open_room() as room:
         study = a_study(room.store, instructions="Be *kind*.", instructions_version="7")
         worker = await room.worker(study)
-        page = (await worker.get(f"/study/{study.id}")).text
-        assert 'data-agreed="no"' in page
+        address = f"/study/{study.id}"
+        assert "Your consent" in (await worker.get(address)).text
+        assert (await worker.http.post(f"{address}/consent", data={"version": "built-in-1"})).status_code == 303
+        page = (await worker.get(address)).text
+        assert "What to do" in page
         assert "Be <em>kind</em>." in page
-        assert (await worker.http.post(f"/study/{study.id}/agree")).status_code == 303
-        assert 'data-agreed="yes"' in (await worker.get(f"/study/{study.id}")).text
-        (note,) = [event for event in room.store.events() if event.verb == "study.agreed"]
-        assert note.payload == {"instructions_version": "7"}
+        assert (await worker.http.post(f"{address}/agree", data={"version": "7"})).status_code == 303
+        assert 'id="transcript"' in (await worker.get(address)).text
+        me = (await worker.get("/api/me")).json()["worker_id"]
+        consent, instructions = room.store.agreements(me, study.id)
+        assert (consent.kind, consent.version) == ("consent", "built-in-1")
+        assert "Taking part is voluntary" in consent.text
+        assert (instructions.kind, instructions.version) == ("instructions", "7")
+        assert instructions.text.startswith("Be *kind*.")
+
+        room.store.set_study_phases(study.id, StudyPhases(consent="We keep *all*.", consent_version="2"))
+        assert "We keep <em>all</em>." in (await worker.get(address)).text
+        stale = await worker.http.post(f"{address}/consent", data={"version": "built-in-1"})
+        assert stale.status_code == 409  # the text that was read is not the present one
+        assert "Your consent" in (await worker.get(address)).text
+        await worker.http.post(f"{address}/consent", data={"version": "2"})
+        assert 'id="transcript"' in (await worker.get(address)).text  # the instructions are the same as before
+        assert [(a.kind, a.version) for a in room.store.agreements(me, study.id)] == [
+            ("consent", "built-in-1"),
+            ("instructions", "7"),
+            ("consent", "2"),
+        ]
         other = a_study(room.store, Mode.RED_TEAM)
         await worker.get(f"/join/{room.store.add_invitation(other.id)}")
-        assert 'data-agreed="no"' in (await worker.get(f"/study/{other.id}")).text
+        assert "Your consent" in (await worker.get(f"/study/{other.id}")).text
 
 
 async def test_red_team_is_warned_before_it_begins(open_room: Callable[..., Any]) -> None:
     async with open_room() as room:
         study: Study = a_study(room.store, Mode.RED_TEAM)
-        page = (await (await room.worker(study)).get(f"/study/{study.id}")).text
-        assert page.index("Content warning") < page.index("Agree and begin")
-        assert "Which answer is more harmful?" in page
+        worker = await room.worker(study)
+        page = (await worker.get(f"/study/{study.id}")).text
+        assert page.index("Content warning") < page.index("I agree")
+        full = (await worker.get(f"/study/{study.id}/instructions")).text  # before and after agreeing
+        assert "Content warning" in full
+        assert "Where to look" in full
 
 
 async def test_an_unexpected_fault_is_told_in_our_shape(

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from browsing import begin, overflow
 from fake_server import LiveServer, a_study, free_port
 from hostile import HOSTILE
 
@@ -21,40 +22,10 @@ from prefloop.schema import ComparisonState, Mode, Study
 from prefloop.store import Store
 
 pytestmark = pytest.mark.browser
-SIZES = {"wide": (1280, 860), "narrow": (320, 640)}
-
-
-@pytest.fixture
-def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """A page in a context of its own; what its console complains about fails the test."""
-    contexts: list[Any] = []
-    complaints: list[str] = []
-
-    def opened(address: str, size: str = "wide", **more: Any) -> Any:
-        width, height = SIZES[size]
-        context = chromium.new_context(viewport={"width": width, "height": height}, **more)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda m: complaints.append(m.text) if "Content Security Policy" in m.text else None)
-        page.goto(address)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert complaints == []
 
 
 def judgments_of(store: Store, study: Study) -> list[Any]:
     return [judged.judgment for judged in store.judged(study_id=study.id)]
-
-
-def overflow(page: Any) -> int:
-    """How many pixels the page is wider than its window."""
-    width: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    return width
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("wide", "light"), ("narrow", "dark")])
@@ -64,7 +35,7 @@ def test_a_helpful_conversation_by_mouse(
     study = a_study(live_server.store)
     page = open_page(live_server.invite(study), size, color_scheme=scheme)
     assert overflow(page) <= 0
-    page.click("text=Agree and begin")
+    begin(page)
     for turn, label in ((1, "A is much better"), (2, "B is slightly better")):
         page.fill("#message", f"Question {turn}")
         page.click("text=Send")
@@ -94,22 +65,32 @@ def test_a_helpful_conversation_by_mouse(
 def test_a_red_team_conversation_by_keyboard_alone(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     study = a_study(live_server.store, Mode.RED_TEAM)
     page = open_page(live_server.invite(study))
-    assert "Content warning" in page.inner_text("#welcome")
+    assert "Content warning" in page.inner_text("main")
 
     def focused() -> str:
         text: str = page.evaluate("document.activeElement.id")
         return text
 
-    for _ in range(10):
-        page.keyboard.press("Tab")
-        if focused() == "agree":
-            break
+    def tab_to(wanted: str) -> None:
+        for _ in range(40):
+            if focused() == wanted:
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"#{wanted} cannot be reached with Tab; the focus is on #{focused()}")
+
+    tab_to("agree")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#begin")
+    tab_to("begin")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#goal:visible")
+    tab_to("goal-input")
+    page.keyboard.type("Make it swear")
+    tab_to("keep-goal")
     page.keyboard.press("Enter")
     page.wait_for_selector("#composer:visible")
-    for _ in range(10):
-        if focused() == "message":
-            break
-        page.keyboard.press("Tab")
+    assert page.inner_text("#goal-text") == "Make it swear"
+    tab_to("message")
     for turn, key in ((1, "3"), (2, "8")):
         page.keyboard.type(f"Attack {turn} with 5 words")  # a digit in a text field is no grade
         page.keyboard.press("Enter")
@@ -119,10 +100,21 @@ def test_a_red_team_conversation_by_keyboard_alone(live_server: LiveServer, open
         page.keyboard.press("Enter")
         page.wait_for_selector("#composer:visible" if turn == 1 else "#complete:visible")
         assert focused() == ("message" if turn == 1 else "complete-title")
-    page.keyboard.press("Tab")
-    assert focused() == "next"
+    for _ in range(3):  # the paper's three questions, each a group of radio buttons
+        page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        page.keyboard.press("ArrowRight")
+    tab_to("next")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#goal:visible")
+    tab_to("skip-goal")
     page.keyboard.press("Enter")
     page.wait_for_selector("#composer:visible")
+    (done,) = {pair.conversation.conversation.id: pair for pair in live_server.store.records()}.values()
+    assert {a.kind: a.answers for a in done.conversation.answers} == {
+        "goal": {"goal": "Make it swear"},
+        "closing": {"success": 2, "harm": 2, "actionable": 2},
+    }
     kept = judgments_of(live_server.store, study)
     assert [(j.grade, j.clicked, j.preferred, j.input_device) for j in kept] == [
         (3, "a", "b", "keyboard"),
@@ -132,7 +124,7 @@ def test_a_red_team_conversation_by_keyboard_alone(live_server: LiveServer, open
 
 def test_single_keys_can_be_switched_off_and_are_listed(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     page = open_page(live_server.invite(a_study(live_server.store)))
-    page.click("text=Agree and begin")
+    begin(page)
     page.fill("#message", "Hello")
     page.click("text=Send")
     page.wait_for_selector("#grades:enabled")
@@ -149,7 +141,7 @@ def test_single_keys_can_be_switched_off_and_are_listed(live_server: LiveServer,
 def test_undo_changes_the_judgment_and_what_continues(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     study = a_study(live_server.store)
     page = open_page(live_server.invite(study))
-    page.click("text=Agree and begin")
+    begin(page)
     page.fill("#message", "Hello")
     page.click("text=Send")
     page.wait_for_selector("#grades:enabled")
@@ -174,7 +166,7 @@ def test_undo_changes_the_judgment_and_what_continues(live_server: LiveServer, o
 def test_a_failed_pair_offers_new_answers(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     study = a_study(live_server.store)
     page = open_page(live_server.invite(study))
-    page.click("text=Agree and begin")
+    begin(page)
     page.fill("#message", "[fail] Hello")
     page.click("text=Send")
     page.wait_for_selector("#void:visible")
@@ -203,7 +195,7 @@ def test_reloads_and_second_tabs_in_mid_stream_lose_and_repeat_nothing(
     live_server.responder.pause_seconds, live_server.responder.words = 0.03, 40
     study = a_study(live_server.store)
     page = open_page(live_server.invite(study))
-    page.click("text=Agree and begin")
+    begin(page)
     page.fill("#message", "[lag] Hello")
     page.click("text=Send")
     page.wait_for_selector("#answer-a:has-text('-4')")
@@ -232,7 +224,7 @@ def test_while_streaming_no_side_runs_ahead_and_nothing_can_be_judged(
 ) -> None:
     live_server.responder.pause_seconds = 0.02
     page = open_page(live_server.invite(a_study(live_server.store)))
-    page.click("text=Agree and begin")
+    begin(page)
     page.evaluate(
         """() => {
           window.seen = 0;
@@ -257,7 +249,7 @@ def test_while_streaming_no_side_runs_ahead_and_nothing_can_be_judged(
 
 def test_shown_only_when_complete(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     page = open_page(live_server.invite(a_study(live_server.store)))
-    page.click("text=Agree and begin")
+    begin(page)
     page.wait_for_selector("#composer:visible")
     page.click("text=Keys")
     page.check("#when-complete")
@@ -288,7 +280,7 @@ def test_hostile_answers_execute_nothing_and_load_nothing(
     foreign: list[str] = []
     page = open_page(live_server.invite(study))
     page.on("request", lambda r: None if r.url.startswith(live_server.address) else foreign.append(r.url))
-    page.click("text=Agree and begin")
+    begin(page)
     page.fill("#message", "\n".join(HOSTILE)[:7000])
     page.click("text=Send")
     page.wait_for_selector("#grades:enabled")
@@ -309,7 +301,7 @@ def test_hostile_answers_execute_nothing_and_load_nothing(
 def test_a_second_opinion(live_server: LiveServer, open_page: Callable[..., Any]) -> None:
     study = a_study(live_server.store, overlap=1.0, turns_per_conversation=1)
     author = open_page(live_server.invite(study))
-    author.click("text=Agree and begin")
+    begin(author)
     author.fill("#message", "Tell me something")
     author.click("text=Send")
     author.wait_for_selector("#grades:enabled")
@@ -317,7 +309,7 @@ def test_a_second_opinion(live_server: LiveServer, open_page: Callable[..., Any]
     author.keyboard.press("Enter")
     author.wait_for_selector("#complete:visible")
     other = open_page(live_server.invite(study))
-    other.click("text=Agree and begin")
+    begin(other)
     other.wait_for_selector("#review-note:visible")
     assert "Tell me something" in other.inner_text("#transcript")
     other.wait_for_selector("#grades:enabled")
@@ -376,7 +368,7 @@ def test_a_killed_server_loses_nothing_that_was_accepted(open_page: Callable[...
     try:
         server.start()
         page = open_page(f"{server.address}/join/{token}")
-        page.click("text=Agree and begin")
+        begin(page)
         page.fill("#message", "First")
         page.click("text=Send")
         page.wait_for_selector("#grades:enabled")

@@ -12,11 +12,13 @@ from prefloop.store.imports import Imports
 from prefloop.store.judgments import Judgments
 from prefloop.store.monitoring import Latest, Monitoring, StudyCounts, WorkerCount
 from prefloop.store.people import People
+from prefloop.store.phases import Phases
 from prefloop.store.reading import Reading
 from prefloop.store.records import Records
 from prefloop.store.results import Results
 from prefloop.store.studies import Studies
 from prefloop.store.views import (
+    Agreement,
     Answer,
     ComparisonRecord,
     Continuation,
@@ -25,9 +27,11 @@ from prefloop.store.views import (
     ImportReport,
     JudgedComparison,
     StudyProgress,
+    TaskAnswers,
 )
 
 __all__ = [
+    "Agreement",
     "Answer",
     "ComparisonRecord",
     "Continuation",
@@ -40,6 +44,7 @@ __all__ = [
     "Store",
     "StudyCounts",
     "StudyProgress",
+    "TaskAnswers",
     "WorkerCount",
 ]
 
@@ -47,6 +52,7 @@ __all__ = [
 class Store(
     Studies,
     People,
+    Phases,
     Conversations,
     Comparisons,
     Judgments,

@@ -27,7 +27,7 @@ from prefloop.schema import (
     new_id,
     now,
 )
-from prefloop.store import tables
+from prefloop.store import study_tables, tables
 from prefloop.store.comparisons import overlap_draw
 from prefloop.store.database import Database, Unit
 from prefloop.store.rows import chunks, row_of
@@ -105,7 +105,7 @@ class _PairChunk:
             tables.message,
             tables.response,
             tables.comparison,
-            tables.import_text,
+            study_tables.import_text,
             tables.judgment,
         ):
             self._unit.insert(table, *self._rows.get(table.name, ()))
@@ -152,7 +152,7 @@ class _PairChunk:
         )
         if pair.texts is not None:
             texts = pair.texts if side == "a" else pair.texts[::-1]
-            self._row(tables.import_text, comparison_id=comparison_id, text_a=texts[0], text_b=texts[1])
+            self._row(study_tables.import_text, comparison_id=comparison_id, text_a=texts[0], text_b=texts[1])
         self._judgment(comparison_id, side)
 
     def _judgment(self, comparison_id: str, preferred: Side) -> None:

@@ -38,6 +38,7 @@ class Judgments(Database):
         """
         for tag in judgment.reason_tags:
             checked_text(tag, "A reason tag")
+        checked_text(judgment.checked_source + "".join(mark.tag + mark.quote for mark in judgment.marks), "A judgment")
 
         def work(unit: Unit) -> Judgment:
             connection = unit.connection

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sqlalchemy import ColumnElement, func, select
 
 from prefloop.schema import ComparisonState, Judgment, Mode, PreferencePair, Tranche
-from prefloop.store import tables
+from prefloop.store import study_tables, tables
 from prefloop.store.database import Database
 from prefloop.store.rows import (
     as_messages,
@@ -23,7 +23,7 @@ from prefloop.store.rows import (
     rows_by,
     tree_message_from,
 )
-from prefloop.store.views import ComparisonRecord, ConversationRecord, JudgedComparison, StudyProgress
+from prefloop.store.views import ComparisonRecord, ConversationRecord, JudgedComparison, StudyProgress, TaskAnswers
 
 READ_CHUNK = 500
 """Comparisons in one read transaction."""
@@ -78,12 +78,17 @@ class Reading(Database):
             rows = connection.execute(statement).mappings().all()
             comparisons, paths = load_comparisons(connection, rows), load_paths(connection, rows)
             ids, conversation_ids = [row["id"] for row in rows], [row["conversation_id"] for row in rows]
+            answers: dict[str, list[TaskAnswers]] = {}
+            answered = study_tables.task_answers
+            for row in rows_by(connection, answered, answered.c.conversation_id, conversation_ids):
+                answers.setdefault(row["conversation_id"], []).append(TaskAnswers(**row))
             conversations = {
                 row["id"]: ConversationRecord(
                     conversation=conversation_from(row),
                     ended_at=row["ended_at"],
                     end_reason=row["end_reason"],
                     import_digest=row["import_digest"],
+                    answers=tuple(sorted(answers.get(row["id"], ()), key=lambda one: one.id)),
                 )
                 for row in rows_by(connection, tables.conversation, tables.conversation.c.id, conversation_ids)
             }
@@ -92,7 +97,7 @@ class Reading(Database):
                 judgments.setdefault(row["comparison_id"], []).append(judgment_from(row))
             texts = {
                 row["comparison_id"]: (row["text_a"], row["text_b"])
-                for row in rows_by(connection, tables.import_text, tables.import_text.c.comparison_id, ids)
+                for row in rows_by(connection, study_tables.import_text, study_tables.import_text.c.comparison_id, ids)
             }
             links = rows_by(connection, tables.continuation, tables.continuation.c.comparison_id, ids)
             turns = rows_by(connection, tables.message, tables.message.c.id, [link["message_id"] for link in links])

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from prefloop.errors import DataError, StateError
 from prefloop.schema import Message, Snapshot, Study, TreeMessage, Worker
-from prefloop.store import tables
+from prefloop.store import study_tables, tables
 from prefloop.store.comparisons import overlap_draw
 from prefloop.store.database import Database, Unit, checked_text
 from prefloop.store.imports import DUPLICATE, IMPORT_CHUNK, path_digests
@@ -78,9 +78,10 @@ class _RecordWriter:
             tables.response,
             tables.message,
             tables.comparison,
-            tables.import_text,
+            study_tables.import_text,
             tables.judgment,
             tables.continuation,
+            study_tables.task_answers,
         ):
             self._unit.insert(table, *self._rows.pop(table.name, ()))
         return kinds
@@ -148,7 +149,7 @@ class _RecordWriter:
         self._add(tables.comparison, {**row, "conversation_id": conversation_id, "context_message_id": context})
         if record.import_texts is not None:
             text_a, text_b = record.import_texts
-            self._add(tables.import_text, {"comparison_id": comparison.id, "text_a": text_a, "text_b": text_b})
+            self._add(study_tables.import_text, {"comparison_id": comparison.id, "text_a": text_a, "text_b": text_b})
         for judgment in record.judgments:
             self._add(tables.judgment, row_of(judgment))
         self._continuation(record)
@@ -161,7 +162,11 @@ class _RecordWriter:
             if name in self._known:
                 return self._known[name]
         self._know(kept.conversation.id, kept.import_digest)
-        self._add(tables.conversation, row_of(kept.conversation, **kept.model_dump(exclude={"conversation"})))
+        self._add(
+            tables.conversation, row_of(kept.conversation, **kept.model_dump(exclude={"conversation", "answers"}))
+        )
+        for answers in kept.answers:
+            self._add(study_tables.task_answers, row_of(answers))
         return kept.conversation.id
 
     def _path(self, record: ComparisonRecord, conversation_id: str) -> None:

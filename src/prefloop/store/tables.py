@@ -3,7 +3,8 @@
 Two things are never changed by an UPDATE: judgments and events (triggers refuse it, see the first migration).
 What lives outside of the nouns stands beside them: `continuation` (which reply the conversation went on with),
 `import_text` (the text of an imported pair where its turns alone do not give it back), `import_digest` columns
-(an imported row is found again by them), `overlap_draw` (decides whether a second worker judges).
+(an imported row is found again by them), `overlap_draw` (decides whether a second worker judges). What stands around
+the chat tasks of a study is in study_tables.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -29,6 +31,7 @@ from sqlalchemy import (
     TypedColumns,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -62,7 +65,8 @@ class UtcTime(TypeDecorator[datetime]):
 _Counter = BigInteger().with_variant(Integer(), "sqlite")
 
 
-def _one_of(column: str, *values: str) -> CheckConstraint:
+def one_of(column: str, *values: str) -> CheckConstraint:
+    """The values that a column may have."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
@@ -75,7 +79,7 @@ class WorkerColumns(TypedColumns):
     created_at = Column(UtcTime, nullable=False)
 
 
-worker = Table("worker", metadata, WorkerColumns, _one_of("role", "worker", "researcher"))
+worker = Table("worker", metadata, WorkerColumns, one_of("role", "worker", "researcher"))
 
 
 class SnapshotColumns(TypedColumns):
@@ -99,8 +103,8 @@ snapshot = Table(
     "snapshot",
     metadata,
     SnapshotColumns,
-    _one_of("kind", "policy", "preference_model"),
-    _one_of("state", "registered", "deployed", "retired"),
+    one_of("kind", "policy", "preference_model"),
+    one_of("state", "registered", "deployed", "retired"),
 )
 
 
@@ -125,9 +129,9 @@ study = Table(
     metadata,
     StudyColumns,
     Column("compare", Text, nullable=False),  # not an attribute: column collections have a method of this name
-    _one_of("mode", "helpful", "red_team"),
-    _one_of("tranche", "base", "rejection_sampled", "online"),
-    _one_of("state", "open", "paused", "closed"),
+    one_of("mode", "helpful", "red_team"),
+    one_of("tranche", "base", "rejection_sampled", "online"),
+    one_of("state", "open", "paused", "closed"),
     CheckConstraint("overlap >= 0 AND overlap <= 1", name="overlap"),
 )
 
@@ -162,7 +166,7 @@ conversation = Table(
     metadata,
     ConversationColumns,
     Index("ix_conversation_worker_id_study_id", "worker_id", "study_id"),
-    _one_of("mode", "helpful", "red_team"),
+    one_of("mode", "helpful", "red_team"),
 )
 
 
@@ -185,7 +189,7 @@ response = Table(
     "response",
     metadata,
     ResponseColumns,
-    _one_of("state", "pending", "streaming", "done", "error", "void"),
+    one_of("state", "pending", "streaming", "done", "error", "void"),
     CheckConstraint("finish_reason IN ('stop', 'length', 'error')", name="finish_reason"),
 )
 
@@ -205,7 +209,7 @@ message = Table(
     "message",
     metadata,
     MessageColumns,
-    _one_of("role", "system", "user", "assistant"),
+    one_of("role", "system", "user", "assistant"),
     Index(
         "uq_message_root",
         "conversation_id",
@@ -242,9 +246,9 @@ comparison = Table(
     "comparison",
     metadata,
     ComparisonColumns,
-    _one_of("mode", "helpful", "red_team"),
-    _one_of("tranche", "base", "rejection_sampled", "online"),
-    _one_of("state", "open", "judged", "void"),
+    one_of("mode", "helpful", "red_team"),
+    one_of("tranche", "base", "rejection_sampled", "online"),
+    one_of("state", "open", "judged", "void"),
     CheckConstraint("turn >= 1", name="turn"),
     CheckConstraint("response_a_id <> response_b_id", name="two_responses"),
     Index("ix_comparison_study_id_state", "study_id", "state"),
@@ -259,15 +263,6 @@ comparison = Table(
 )
 
 
-class ImportTextColumns(TypedColumns):
-    comparison_id: Named[str] = Column(Text, ForeignKey("comparison.id"), primary_key=True)
-    text_a: Named[str] = Column(Text)
-    text_b: Named[str] = Column(Text)
-
-
-import_text = Table("import_text", metadata, ImportTextColumns)
-
-
 class ContinuationColumns(TypedColumns):
     """Which reply the conversation went on with: a third fact beside clicked and preferred, settled once."""
 
@@ -276,7 +271,7 @@ class ContinuationColumns(TypedColumns):
     message_id: Named[str] = Column(Text, ForeignKey("message.id"), unique=True)
 
 
-continuation = Table("continuation", metadata, ContinuationColumns, _one_of("side", "a", "b"))
+continuation = Table("continuation", metadata, ContinuationColumns, one_of("side", "a", "b"))
 
 
 class JudgmentColumns(TypedColumns):
@@ -288,6 +283,10 @@ class JudgmentColumns(TypedColumns):
     clicked: Named[str] = Column(Text)
     preferred: Named[str] = Column(Text)
     reason_tags: Named[Any] = Column(JSON, nullable=False)
+    marks: Named[Any] = Column(JSON, nullable=False, server_default="[]")
+    is_checked = Column(Boolean, nullable=False, server_default=false())
+    checked_source: Named[str] = Column(Text, server_default="")
+    go_on_with: Named[str | None] = Column(Text)
     revises: Named[str | None] = Column(Text, ForeignKey("judgment.id"), unique=True)
     interface_version: Named[str] = Column(Text)
     instructions_version: Named[str] = Column(Text)
@@ -306,8 +305,8 @@ judgment = Table(
     metadata,
     JudgmentColumns,
     CheckConstraint("grade >= 1 AND grade <= 8", name="grade"),
-    _one_of("clicked", "a", "b"),
-    _one_of("preferred", "a", "b"),
+    one_of("clicked", "a", "b"),
+    one_of("preferred", "a", "b"),
     Index(
         "uq_judgment_first",
         "comparison_id",
@@ -340,7 +339,7 @@ class InvitationColumns(TypedColumns):
     created_at = Column(UtcTime, nullable=False)
 
 
-invitation = Table("invitation", metadata, InvitationColumns, _one_of("role", "worker", "researcher"))
+invitation = Table("invitation", metadata, InvitationColumns, one_of("role", "worker", "researcher"))
 
 
 class AcceptanceColumns(TypedColumns):

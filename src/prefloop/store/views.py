@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -50,13 +50,41 @@ class JudgedComparison(Noun):
     context: tuple[Message, ...]
 
 
+class Agreement(Noun):
+    """A worker agreed to a text of a study, kept word for word."""
+
+    id: str = Field(default_factory=new_id)
+    worker_id: str
+    study_id: str
+    kind: Literal["consent", "instructions"]
+    version: str
+    text: str
+    agreed_at: datetime = Field(default_factory=now)
+
+
+class TaskAnswers(Noun):
+    """What a worker answered before ('goal') or after ('closing') a conversation; later ones replace earlier ones.
+
+    `questions` are as they were shown; `answers` are by the id of the question, those left open are missing.
+    """
+
+    id: str = Field(default_factory=new_id)
+    conversation_id: str
+    worker_id: str
+    kind: Literal["goal", "closing"]
+    questions: tuple[dict[str, Any], ...] = ()
+    answers: dict[str, int | str] = Field(default_factory=dict)
+    answered_at: datetime = Field(default_factory=now)
+
+
 class ConversationRecord(Noun):
-    """A conversation with what the store knows beside: its end, and the digest of its opening where imported."""
+    """A conversation with what the store knows beside: its end, the digest of its opening where imported, answers."""
 
     conversation: Conversation
     ended_at: datetime | None = None
     end_reason: str | None = None
     import_digest: str | None = None
+    answers: tuple[TaskAnswers, ...] = ()
 
 
 class ComparisonRecord(Noun):

@@ -18,6 +18,7 @@ from prefloop.store import Store
 from prefloop.web import researcher, worker_api, worker_pages
 from prefloop.web.broker import Broker
 from prefloop.web.generation import Generation
+from prefloop.web.phases import Phases
 from prefloop.web.problems import add_problem_handlers
 from prefloop.web.security import SecurityMiddleware
 from prefloop.web.services import Services
@@ -60,9 +61,10 @@ def create_app(
 
     app = FastAPI(title="prefloop", version=prefloop.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     templates = Jinja2Templates(HERE / "templates", context_processors=[_common])
-    turns = Turns(store, threads, generation, page)
+    phases = Phases(store, threads)
+    turns = Turns(store, threads, generation, phases, page)
     app.state.settings = settings
-    app.state.services = Services(store, threads, broker, generation, turns, page, templates, quality_report)
+    app.state.services = Services(store, threads, broker, generation, turns, phases, page, templates, quality_report)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.include_router(researcher.router)
     app.include_router(worker_pages.router)

@@ -18,6 +18,7 @@ from prefloop.schema import Worker
 from prefloop.store import Store
 from prefloop.web.broker import Broker
 from prefloop.web.generation import Generation
+from prefloop.web.phases import Phases
 from prefloop.web.problems import Problem
 from prefloop.web.settings import PageSettings
 from prefloop.web.store_threads import StoreThreads
@@ -38,6 +39,7 @@ class Services:
     broker: Broker
     generation: Generation
     turns: Turns
+    phases: Phases
     page: PageSettings
     templates: Jinja2Templates
     quality_report: Path | None

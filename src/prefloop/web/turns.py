@@ -7,23 +7,18 @@ begins; until then its judgment may be changed.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
-import prefloop
 from prefloop.errors import DataError, NotFoundError, PrefloopError
 from prefloop.schema import (
-    GRADES,
     Comparison,
     ComparisonState,
     Conversation,
     Judgment,
     Message,
-    Mode,
     Side,
     Snapshot,
     Study,
@@ -35,13 +30,12 @@ from prefloop.store import Continuation, ConversationStanding, Store
 from prefloop.web.broker import TurnStream, Void, finished_stream
 from prefloop.web.draw import draw_pair, pending_response
 from prefloop.web.generation import Generation, storable
+from prefloop.web.judging import INTERFACE_VERSION, Decision, continued_side, judgment_of
+from prefloop.web.phases import Phases
 from prefloop.web.problems import Problem
 from prefloop.web.settings import PageSettings
 from prefloop.web.store_threads import StoreThreads
-from prefloop.web.texts import BUILT_IN_INSTRUCTIONS_VERSION, VOID_MESSAGES
-
-INTERFACE_VERSION = f"web-{prefloop.__version__}"
-InputDevice = Literal["keyboard", "pointer", "api"]
+from prefloop.web.texts import TASKS_DONE, VOID_MESSAGES
 
 
 @dataclass(frozen=True)
@@ -86,17 +80,6 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """A judgment as it comes in: what a worker may claim about it."""
-
-    grade: int
-    reason_tags: tuple[str, ...] = ()
-    input_device: InputDevice = "api"
-    shown_at: datetime | None = None
-    revises: str | None = None
-
-
-@dataclass(frozen=True)
 class Judged:
     """What became of a judgment: `continued` is the side that the conversation will go on with, None in a review."""
 
@@ -108,9 +91,11 @@ class Judged:
 class Turns:
     """Everything that a signed-in worker can do."""
 
-    def __init__(self, store: Store, threads: StoreThreads, generation: Generation, page: PageSettings) -> None:
+    def __init__(
+        self, store: Store, threads: StoreThreads, generation: Generation, phases: Phases, page: PageSettings
+    ) -> None:
         self._store, self._run, self._recall = store, threads.run, threads.recall
-        self._generation, self._page = generation, page
+        self._generation, self._phases, self._page = generation, phases, page
         self._chance = random.Random(page.seed)
 
     # ---- reading ----
@@ -172,16 +157,38 @@ class Turns:
         """The worker's open conversation in the study; a new one when there is none or the old one is complete."""
         study = await self.joined(worker, study_id)
         standing = await self.standing(worker, study)
+        shown = await self._phases.shown(study)
+        await self._phases.refuse_without_consent(worker, shown)
         if standing is not None and standing.phase != "complete":
             return standing.conversation
         reason = await self.closed_because(study)
         if reason is not None:
             raise Problem(409, "study_closed", reason)
         if standing is not None:
+            await self._phases.refuse_open_questions(standing.conversation, shown)
             await self._close(standing, "complete")
+        limit = shown.phases.tasks_per_worker
+        if limit is not None and await self._phases.tasks_done(worker, study) >= limit:
+            raise Problem(409, "tasks_done", TASKS_DONE.format(count=limit))
         conversation = Conversation(mode=study.mode, study_id=study.id, worker_id=worker.id)
         await self._run(self._store.add_conversation, conversation)
         return conversation
+
+    async def finish(self, worker: Worker, study_id: str) -> Study:
+        """Ends the worker's complete conversation without beginning another; changes nothing while one is under way."""
+        study = await self.joined(worker, study_id)
+        standing = await self.standing(worker, study)
+        if standing is not None and standing.phase == "complete":
+            await self._phases.refuse_open_questions(standing.conversation, await self._phases.shown(study))
+            await self._close(standing, "complete")
+        return study
+
+    async def own_conversation(self, worker: Worker, conversation_id: str) -> tuple[Conversation, Study]:
+        """One of the worker's conversations in a study, ended or not."""
+        conversation = await self._run(self._store.conversation, conversation_id)
+        if conversation.worker_id != worker.id or conversation.study_id is None:
+            raise NotFoundError(f"There is no conversation {conversation_id!r} among yours; reload the page.")
+        return conversation, await self.study(conversation.study_id)
 
     async def send(self, worker: Worker, conversation_id: str, text: str) -> Comparison:
         """Adds the worker's message and starts two answers to it."""
@@ -194,6 +201,9 @@ class Turns:
         if standing.phase != "write":
             raise Problem(409, *_REFUSALS[standing.phase])
         _refuse_while_stopped(standing.study)
+        if not standing.messages:
+            shown = await self._phases.shown(standing.study)
+            await self._phases.refuse_without_goal(standing.conversation, shown)
         continuation = await self._continuation(standing)
         parent = standing.messages[-1] if standing.messages and standing.messages[-1].role == "assistant" else None
         message = TreeMessage(
@@ -230,21 +240,17 @@ class Turns:
 
     async def judge(self, worker: Worker, comparison_id: str, decision: Decision) -> Judged:
         """Stores a judgment; refused before both answers are complete, on a void pair, and when it is too late."""
-        if not 1 <= decision.grade <= GRADES:
-            raise DataError(f"grade is {decision.grade}; it must be from 1 to {GRADES}.")
         comparison = await self.comparison(worker, comparison_id)
-        _refuse_unfinished(comparison)
+        study = await self.study(str(comparison.study_id))
+        shown = await self._phases.shown(study)
+        judgment = judgment_of(worker, study, comparison, decision, shown.reasons, shown.faults)
         if decision.revises is not None:
             await self._check_revision(worker, comparison, decision.revises)
-        judgment = _judgment(worker, comparison, decision)
         await self._run(self._store.add_judgment, judgment)
         if comparison.worker_id != worker.id:
             return Judged(judgment, None, "next")
-        study = await self.study(str(comparison.study_id))
         is_last = comparison.turn >= study.turns_per_conversation
-        return Judged(
-            judgment, continued_side(study, comparison, judgment.clicked), "complete" if is_last else "message"
-        )
+        return Judged(judgment, continued_side(study, comparison, judgment), "complete" if is_last else "message")
 
     async def skip(self, worker: Worker, comparison_id: str) -> None:
         """Passes on a pair: an own one becomes void, a second opinion goes back to the pool."""
@@ -260,6 +266,7 @@ class Turns:
         """A judged pair of somebody else that needs a second judgment, kept for this worker for a while."""
         if study.state != "open" or study.overlap == 0:
             return None
+        await self._phases.refuse_without_consent(worker, await self._phases.shown(study))
         return await self._run(self._store.lease_overlap, study.id, worker.id, self._page.lease_seconds)
 
     async def context(self, comparison: Comparison) -> list[TreeMessage]:
@@ -285,7 +292,7 @@ class Turns:
         last = standing.last
         if last is None or last.state is not ComparisonState.JUDGED:
             return None
-        side = continued_side(standing.study, last, (await self.own_judgment(last)).clicked)
+        side = continued_side(standing.study, last, await self.own_judgment(last))
         return Continuation(comparison_id=last.id, side=side)
 
     async def _close(self, standing: Standing, reason: str) -> None:
@@ -315,7 +322,7 @@ class Turns:
             study_id=study.id,
             worker_id=standing.conversation.worker_id,
             interface_version=INTERFACE_VERSION,
-            instructions_version=instructions_version(study),
+            instructions_version=(await self._phases.shown(study)).instructions_version,
         )
         drawn: dict[Side, Snapshot] = {"a": first, "b": second}
         stream = self._generation.open(comparison, drawn)
@@ -355,20 +362,6 @@ _REFUSALS = {
 }
 
 
-def continued_side(study: Study, comparison: Comparison, clicked: Side) -> Side:
-    """The side that the conversation goes on with, by the study's rule. 'random' is a fair coin tied to the pair."""
-    if study.continue_with == "random":
-        return "a" if hashlib.sha256(comparison.id.encode()).digest()[0] % 2 == 0 else "b"
-    if study.continue_with == "other":
-        return "b" if clicked == "a" else "a"
-    return clicked
-
-
-def instructions_version(study: Study) -> str:
-    """The version of the texts that the worker had before them."""
-    return study.instructions_version if study.instructions else BUILT_IN_INSTRUCTIONS_VERSION
-
-
 def void_message(comparison: Comparison | None) -> str:
     """What the worker is told about a void pair (None: it was never made); the stored reason is for the researcher."""
     if comparison is None:
@@ -387,36 +380,3 @@ def stopped_message(study: Study) -> str | None:
 def _refuse_while_stopped(study: Study) -> None:
     if (reason := stopped_message(study)) is not None:
         raise Problem(409, "study_closed", reason)
-
-
-def _refuse_unfinished(comparison: Comparison) -> None:
-    if comparison.state is ComparisonState.VOID:
-        raise Problem(409, "void_pair", "This pair does not count and cannot be judged; get new answers.")
-    if any(response.state != "done" for response in (comparison.response_a, comparison.response_b)):
-        raise Problem(409, "not_ready", "Both answers must be complete before they are judged; wait for them.")
-
-
-def _judgment(worker: Worker, comparison: Comparison, decision: Decision) -> Judgment:
-    clicked: Side = "a" if decision.grade <= GRADES // 2 else "b"
-    other: Side = "b" if clicked == "a" else "a"
-    is_red_team = comparison.mode is Mode.RED_TEAM
-    responses = (comparison.response_a, comparison.response_b)
-    shown_at = decision.shown_at
-    if shown_at is not None:  # a browser's clock may be wrong; the pair was not shown before it existed
-        shown_at = min(max(shown_at, comparison.created_at), now())
-    return Judgment(
-        comparison_id=comparison.id,
-        worker_id=worker.id,
-        question="more_harmful" if is_red_team else "more_helpful",
-        grade=decision.grade,
-        clicked=clicked,
-        preferred=other if is_red_team else clicked,
-        reason_tags=decision.reason_tags,
-        revises=decision.revises,
-        interface_version=INTERFACE_VERSION,
-        instructions_version=comparison.instructions_version,
-        input_device=decision.input_device,
-        shown_at=shown_at,
-        first_token_at=min((r.first_token_at for r in responses if r.first_token_at), default=None),
-        both_done_at=max((r.done_at for r in responses if r.done_at), default=None),
-    )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from prefloop.schema import GRADES, Comparison, Study, TreeMessage, Worker
+from prefloop.schema import GRADES, Comparison, Side
 from prefloop.web.broker import Offsets
-from prefloop.web.markdown import render_markdown
+from prefloop.web.generation import storable
+from prefloop.web.judging import Decision, InputDevice, Passage
 from prefloop.web.problems import Problem
-from prefloop.web.services import Services, Shared, SignedInWorker
-from prefloop.web.turns import Decision, InputDevice, continued_side, stopped_message, void_message
+from prefloop.web.services import Shared, SignedInWorker
+from prefloop.web.state import is_over, messages_shown, pair_shown, stream_url, worker_state
 
 router = APIRouter(prefix="/api", tags=["worker"])
 MAX_REASON_TAGS = 16
+MAX_PASSAGES = 32
 
 
 class _Body(BaseModel):
@@ -32,11 +34,34 @@ class MessageBody(_Body):
     text: str
 
 
+class GoalBody(_Body):
+    text: str
+
+
+class AnswersBody(_Body):
+    """Closing questions: a number from 1 on, or words, by the question's id; those left open are left out."""
+
+    answers: dict[str, int | str] = Field(max_length=32)
+
+
+class PassageBody(_Body):
+    """A marked passage: code points `start` to `end` (not included) of one answer's text, with the study's tag."""
+
+    side: Side
+    start: int = Field(ge=0)
+    end: int = Field(ge=1)
+    tag: str = Field(max_length=64)
+
+
 class JudgmentBody(_Body):
     """A grade from 1 (A is much better; in red-team mode, more harmful) to 8 (B)."""
 
     grade: int = Field(ge=1, le=GRADES)
     reason_tags: list[Annotated[str, Field(max_length=64)]] = Field(default_factory=list, max_length=MAX_REASON_TAGS)
+    marks: list[PassageBody] = Field(default_factory=list, max_length=MAX_PASSAGES)
+    is_checked: bool = Field(False, description="facts were looked up")
+    checked_source: str = Field("", max_length=500, description="where")
+    go_on_with: Side | None = Field(None, description="only where the study leaves it to the worker")
     input_device: InputDevice = "api"
     shown_at: AwareDatetime | None = Field(None, description="when the first text of the pair was seen")
     revises: str | None = Field(None, description="the judgment that this one corrects")
@@ -52,24 +77,37 @@ async def me(worker: SignedInWorker) -> dict[str, str]:
 async def study_state(study_id: str, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
     """Where the worker stands in the study: everything that the page shows."""
     study = await shared.turns.joined(worker, study_id)
-    return await _state(shared, worker, study)
+    return await worker_state(shared, worker, study)
+
+
+@router.post("/studies/{study_id}/finish")
+async def finish(study_id: str, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
+    """Ends a complete conversation where no other follows, and gives the state."""
+    return await worker_state(shared, worker, await shared.turns.finish(worker, study_id))
 
 
 @router.get("/next")
 async def next_task(study_id: str, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
-    """What to do between conversations: a second opinion on somebody else's pair (leased), or a conversation."""
+    """What to do between conversations: a second opinion on somebody else's pair (leased), a conversation, the end."""
     study = await shared.turns.joined(worker, study_id)
+    if await is_over(shared, worker, study):
+        return {"kind": "end"}
     comparison = await shared.turns.second_opinion(worker, study)
     if comparison is None:
         return {"kind": "conversation"}
     context = await shared.turns.context(comparison)
-    pair = _pair(comparison)
+    pair = pair_shown(comparison)
     return {
         "kind": "review",
         "comparison_id": comparison.id,
         "stream_url": pair["stream_url"],
         "lease_seconds": shared.page.lease_seconds,
-        "state": {"phase": "review", "progress": "Second opinion", "messages": _messages(context), "comparison": pair},
+        "state": {
+            "phase": "review",
+            "progress": "Second opinion",
+            "messages": messages_shown(context),
+            "comparison": pair,
+        },
     }
 
 
@@ -104,6 +142,24 @@ async def end_conversation(conversation_id: str, worker: SignedInWorker, shared:
     """Ends a conversation early; what is judged stays."""
     await shared.turns.end(worker, conversation_id)
     return {"conversation_id": conversation_id, "next": "next"}
+
+
+@router.post("/conversations/{conversation_id}/goal", status_code=201)
+async def set_goal(conversation_id: str, body: GoalBody, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
+    """Red team: keeps what the attack is after."""
+    conversation, study = await shared.turns.own_conversation(worker, conversation_id)
+    await shared.phases.keep_goal(worker, conversation, await shared.phases.shown(study), body.text)
+    return {"conversation_id": conversation_id}
+
+
+@router.post("/conversations/{conversation_id}/answers", status_code=201)
+async def answer_questions(
+    conversation_id: str, body: AnswersBody, worker: SignedInWorker, shared: Shared
+) -> dict[str, Any]:
+    """Keeps answers to the closing questions; sent again, the later ones count."""
+    conversation, study = await shared.turns.own_conversation(worker, conversation_id)
+    await shared.phases.keep_closing(worker, conversation, await shared.phases.shown(study), body.answers)
+    return {"conversation_id": conversation_id}
 
 
 @router.get("/turns/{comparison_id}/events")
@@ -150,7 +206,17 @@ async def judge(comparison_id: str, body: JudgmentBody, worker: SignedInWorker, 
 
     The answer comes after the commit: what is acknowledged survives a crash.
     """
-    decision = Decision(body.grade, tuple(body.reason_tags), body.input_device, body.shown_at, body.revises)
+    decision = Decision(
+        grade=body.grade,
+        reason_tags=tuple(body.reason_tags),
+        passages=tuple(Passage(mark.side, mark.start, mark.end, mark.tag) for mark in body.marks),
+        is_checked=body.is_checked,
+        checked_source=storable(body.checked_source),
+        go_on_with=body.go_on_with,
+        input_device=body.input_device,
+        shown_at=body.shown_at,
+        revises=body.revises,
+    )
     judged = await shared.turns.judge(worker, comparison_id, decision)
     return {
         "judgment_id": judged.judgment.id,
@@ -173,62 +239,5 @@ async def unknown(path: str) -> None:
     raise Problem(404, "not_found", f"There is no /api/{path}; see /openapi.json.")
 
 
-def _stream_url(comparison: Comparison) -> str:
-    return f"/api/turns/{comparison.id}/events"
-
-
 def _started(comparison: Comparison) -> dict[str, Any]:
-    return {"comparison_id": comparison.id, "stream_url": _stream_url(comparison), "turn": comparison.turn}
-
-
-def _pair(comparison: Comparison) -> dict[str, Any]:
-    return {"id": comparison.id, "stream_url": _stream_url(comparison)}
-
-
-def _messages(messages: list[TreeMessage]) -> list[dict[str, Any]]:
-    return [
-        {"role": m.role, "text": m.text, "html": render_markdown(m.text) if m.role == "assistant" else None}
-        for m in messages
-    ]
-
-
-async def _state(shared: Services, worker: Worker, study: Study) -> dict[str, Any]:
-    standing = await shared.turns.standing(worker, study)
-    number = await shared.threads.run(shared.store.conversation_count, worker.id, study.id)
-    closed = await shared.turns.closed_because(study)
-    stopped = stopped_message(study)
-    if stopped is not None and standing is not None and standing.phase in ("write", "void"):
-        return {"phase": "closed", "message": stopped, "messages": _messages(list(standing.messages))}
-    if standing is None:
-        if closed is not None:
-            return {"phase": "closed", "message": closed, "messages": []}
-        return {"phase": "start", "messages": [], "progress": f"Conversation {number + 1}"}
-    phase: Literal["write", "answers", "void", "complete", "closed"] = standing.phase
-    turns = study.turns_per_conversation
-    state: dict[str, Any] = {
-        "phase": phase,
-        "conversation_id": standing.conversation.id,
-        "messages": _messages(list(standing.messages)),
-        "progress": f"Turn {min(standing.judged + 1, turns)} of {turns} · conversation {number}",
-    }
-    last = standing.last
-    if phase == "answers" and last is not None:
-        state["comparison"] = _pair(last)
-    elif phase == "void":
-        state["message"] = void_message(last)
-    elif last is not None:  # judged, and not yet gone on with: the reply is provisional
-        judgment = await shared.turns.own_judgment(last)
-        reply = last.response(continued_side(study, last, judgment.clicked))
-        provisional = TreeMessage(conversation_id=last.conversation_id, role="assistant", text=reply.text)
-        state["messages"].append({**_messages([provisional])[0], "provisional": True})
-        state["judged"] = {
-            "comparison_id": last.id,
-            "stream_url": _stream_url(last),
-            "judgment_id": judgment.id,
-            "grade": judgment.grade,
-            "reason_tags": judgment.reason_tags,
-            "undo_seconds": shared.turns.undo_seconds(judgment),
-        }
-    if phase == "complete" and closed is not None:
-        state["closed"] = closed
-    return state
+    return {"comparison_id": comparison.id, "stream_url": stream_url(comparison), "turn": comparison.turn}

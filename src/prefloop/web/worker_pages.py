@@ -1,21 +1,19 @@
-"""The pages of a worker: the way in by an invitation link, and the study. Knows templates; facts come as JSON."""
+"""The pages of a worker: the way in by an invitation link, consent, instructions, the study. Facts come as JSON."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from prefloop.schema import Study, Worker
 from prefloop.web.markdown import render_markdown
 from prefloop.web.services import COOKIES, Services, Shared, SignedInWorker, sign_in
-from prefloop.web.texts import MODES, PAGE_TEXTS
-from prefloop.web.turns import instructions_version
+from prefloop.web.texts import PAGE_TEXTS
 
 router = APIRouter(include_in_schema=False)
 _CAME_BY = "prefloop_came_by"
-_AGREED = "prefloop_agreed"
 
 
 @router.get("/")
@@ -50,41 +48,50 @@ async def join(token: str, request: Request, shared: Shared) -> Response:
 
 @router.get("/study/{study_id}")
 async def study_page(study_id: str, request: Request, worker: SignedInWorker, shared: Shared) -> Response:
-    """Instructions, then the chat."""
+    """Consent, then instructions, then the chat: whichever the worker has still before them."""
     study = await shared.turns.joined(worker, study_id)
-    texts = MODES[study.mode]
+    shown = await shared.phases.shown(study)
+    stage = await shared.phases.stage(worker, shown)
     facts = {
         "study": study,
-        "texts": texts,
+        "shown": shown,
+        "texts": shown.texts,
         "page_texts": PAGE_TEXTS,
-        "instructions": render_markdown(study.instructions or texts.instructions, keeps_lines=False),
-        "agreed": request.cookies.get(_AGREED) == _agreement(worker, study),
+        "instructions": render_markdown(shown.instructions, keeps_lines=False),
+        "consent": render_markdown(shown.consent, keeps_lines=False),
         "max_chars": shared.page.max_message_chars,
     }
-    return shared.templates.TemplateResponse(request, "study.html", facts)
+    return shared.templates.TemplateResponse(request, "study.html" if stage == "tasks" else f"{stage}.html", facts)
 
 
-@router.post("/study/{study_id}/agree")
-async def agree(study_id: str, request: Request, worker: SignedInWorker, shared: Shared) -> Response:
-    """The worker has read the instructions and takes part; noted with their version."""
+@router.get("/study/{study_id}/instructions")
+async def instructions(study_id: str, request: Request, worker: SignedInWorker, shared: Shared) -> Response:
+    """The expanded instructions, for reading beside the chat."""
     study = await shared.turns.joined(worker, study_id)
-    version = instructions_version(study)
-    await shared.threads.run(shared.store.log, worker.id, "study.agreed", study.id, {"instructions_version": version})
-    response = RedirectResponse(f"/study/{study_id}", 303)
-    response.set_cookie(
-        _AGREED,
-        _agreement(worker, study),
-        max_age=int(shared.page.session_days * 86400),
-        httponly=True,
-        samesite="lax",
-        secure=request.url.scheme == "https",
-    )
-    return response
+    shown = await shared.phases.shown(study)
+    facts = {
+        "study": study,
+        "texts": shown.texts,
+        "instructions": render_markdown(shown.instructions, keeps_lines=False),
+        "full_instructions": render_markdown(shown.full_instructions, keeps_lines=False),
+        "consent": render_markdown(shown.consent, keeps_lines=False),
+    }
+    return shared.templates.TemplateResponse(request, "full_instructions.html", facts)
 
 
-def _agreement(worker: Worker, study: Study) -> str:
-    """Names who agreed to which version of what; a new version asks again."""
-    return hashlib.sha256(f"{worker.id} {study.id} {instructions_version(study)}".encode()).hexdigest()[:32]
+@router.post("/study/{study_id}/{kind}")
+async def agree(
+    study_id: str,
+    kind: Literal["consent", "agree"],
+    worker: SignedInWorker,
+    shared: Shared,
+    version: Annotated[str | None, Form(max_length=60)] = None,
+) -> Response:
+    """The worker agrees to the consent text, or has read the instructions and begins; kept with the text itself."""
+    study = await shared.turns.joined(worker, study_id)
+    shown = await shared.phases.shown(study)
+    await shared.phases.agree(worker, shown, "consent" if kind == "consent" else "instructions", version)
+    return RedirectResponse(f"/study/{study_id}", 303)
 
 
 async def _is_signed_in(request: Request, shared: Services) -> bool:

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+import prefloop.store.study_tables  # noqa: F401  (its tables join the same metadata)
 from prefloop.store.tables import metadata
 
 context.configure(

@@ -1,14 +1,16 @@
 // The worker's page. The server owns the facts: after every action the page asks for the state and shows it.
 
 import { get, post } from "./api.js";
+import * as closing from "./closing.js";
 import { singleKeys, store, stored } from "./keys.js";
+import * as marks from "./marks.js";
 import { TurnReader } from "./stream.js";
 
 const $ = (id) => document.getElementById(id);
 const texts = JSON.parse($("page-texts").textContent);
 const studyId = $("study").dataset.study;
 const SIDES = ["a", "b"];
-const PHASES = ["loading", "answers", "void", "composer", "complete", "closed"];
+const PHASES = ["loading", "answers", "void", "goal", "composer", "complete", "closed"];
 
 let state = null; // what the server said last
 let reader = null; // the stream that is being read
@@ -17,6 +19,7 @@ let shownAt = null; // when the first text of the pair was seen
 let device = "pointer"; // how the grade was chosen
 let isBusy = false;
 let undoTimer = null;
+let goalSkippedIn = null; // the conversation whose goal was left open
 
 const say = (text) => {
   $("status").textContent = text;
@@ -30,7 +33,7 @@ const complain = (text) => {
 // ---- showing the state ----
 
 function showOnly(...visible) {
-  for (const id of PHASES) $(id).hidden = !visible.includes(id);
+  for (const id of PHASES) if ($(id)) $(id).hidden = !visible.includes(id);
 }
 
 function show(next, { focus = true } = {}) {
@@ -38,13 +41,16 @@ function show(next, { focus = true } = {}) {
   revising = null;
   reader?.close();
   complain("");
-  $("welcome").hidden = true;
-  $("chat").hidden = false;
   $("progress").textContent = next.progress ?? "";
   $("review-note").hidden = next.phase !== "review";
   showTranscript(next.messages ?? []);
   offerUndo();
-  if (next.phase === "write") {
+  $("goal-note").hidden = !next.goal;
+  $("goal-text").textContent = next.goal ?? "";
+  if (next.phase === "write" && next.asks_goal && goalSkippedIn !== next.conversation_id) {
+    showOnly("goal");
+    if (focus) $("goal-input").focus();
+  } else if (next.phase === "write") {
     showOnly("composer");
     $("message-label").textContent = next.messages.length ? texts.reply : texts.first_message;
     $("message").placeholder = next.messages.length ? "" : $("message").dataset.placeholder;
@@ -57,13 +63,23 @@ function show(next, { focus = true } = {}) {
   } else if (next.phase === "complete") {
     showOnly("complete");
     $("complete-message").textContent = next.closed ?? texts.thanks;
-    $("next").hidden = Boolean(next.closed);
+    $("next").textContent = next.is_last ? texts.finish : texts.next;
+    closing.fill(next.answers);
     if (focus) $("complete-title").focus();
   } else {
-    showOnly("closed");
-    $("closed-message").textContent = next.message;
-    if (focus) $("closed-title").focus();
+    showEnd(next, focus);
   }
+}
+
+function showEnd({ phase, message, completion }, focus) {
+  showOnly("closed");
+  $("closed-title").textContent = phase === "end" || completion ? texts.end : texts.nothing_to_do;
+  $("closed-message").textContent = message;
+  $("completion").hidden = !completion;
+  $("completion-code").textContent = completion?.code ?? "";
+  $("completion-link").hidden = !completion?.url;
+  if (completion?.url) $("completion-link").href = completion.url;
+  if (focus) $("closed-title").focus();
 }
 
 function showTranscript(messages) {
@@ -115,8 +131,15 @@ function showAnswers(comparison, focus = true) {
   const whenComplete = $("when-complete").checked;
   const pending = { a: "", b: "" };
   const html = {};
+  const raw = { a: "", b: "" };
   shownAt = null;
   $("judgment").reset();
+  marks.clear();
+  showSource();
+  if ($("go-on")) {
+    $("go-on").hidden = state.phase === "review";
+    $("go-on").dataset.touched = "";
+  }
   $("grades").disabled = true;
   $("submit-judgment").disabled = true;
   $("grade-choice").textContent = texts.wait;
@@ -140,6 +163,7 @@ function showAnswers(comparison, focus = true) {
   reader = new TurnReader(comparison.stream_url, {
     delta(side, text) {
       shownAt ??= new Date();
+      raw[side] += text;
       if (whenComplete) return;
       pending[side] += text;
       requestAnimationFrame(() => {
@@ -158,8 +182,9 @@ function showAnswers(comparison, focus = true) {
       SIDES.forEach(finish);
       $("grades").disabled = false;
       $("grade-choice").textContent = "\u00a0";
+      marks.offer(raw);
       revising = comparison.revises ?? null;
-      if (comparison.grade) choose(comparison.grade, device, false);
+      if (revising) restore(state.judged);
       say(texts.ready);
     },
     voided(message) {
@@ -194,11 +219,34 @@ function choose(grade, how, focus = true) {
   return true;
 }
 
+// A judgment that is being changed shows what it said.
+function restore(judged) {
+  choose(judged.grade, device, false);
+  for (const box of document.querySelectorAll("input[name=reason]")) box.checked = judged.reason_tags.includes(box.value);
+  marks.restore(judged.marks);
+  $("is-checked").checked = judged.is_checked;
+  $("source").value = judged.checked_source;
+  showSource();
+  if (judged.go_on_with) goOnWith(judged.go_on_with, true);
+}
+
+function showSource() {
+  $("source-field").hidden = !$("is-checked").checked;
+}
+
+function goOnWith(side, isWish) {
+  if (!$("go-on")) return;
+  if (isWish) $("go-on").dataset.touched = "yes";
+  else if ($("go-on").dataset.touched) return;
+  document.querySelector(`input[name=go-on][value=${side}]`).checked = true;
+}
+
 function chosen(radio, how) {
   device = how;
   const clicked = Number(radio.value) <= 4 ? "a" : "b";
   $("grade-choice").textContent = radio.getAttribute("aria-label");
   $("submit-judgment").disabled = false;
+  goOnWith(clicked, false);
   for (const side of SIDES) $(`pane-${side}`).classList.toggle("chosen", side === clicked);
 }
 
@@ -229,6 +277,10 @@ async function refresh(options) {
 async function goOn() {
   // Second opinions come between conversations.
   const next = await get(`/api/next?study_id=${studyId}`);
+  if (next.kind === "end") {
+    show(await post(`/api/studies/${studyId}/finish`));
+    return;
+  }
   if (next.kind === "conversation") await post("/api/conversations", { study_id: studyId });
   if (next.kind === "review") show(next.state);
   else await refresh();
@@ -262,6 +314,10 @@ const judge = () =>
       await post(`/api/comparisons/${currentComparison()}/judgment`, {
         grade: Number(radio.value),
         reason_tags: [...document.querySelectorAll("input[name=reason]:checked")].map((box) => box.value),
+        marks: marks.marked(),
+        is_checked: $("is-checked").checked,
+        checked_source: $("is-checked").checked ? $("source").value : "",
+        go_on_with: isReview ? null : (document.querySelector("input[name=go-on]:checked")?.value ?? null),
         input_device: device,
         shown_at: shownAt?.toISOString() ?? null,
         revises: revising,
@@ -274,13 +330,39 @@ const judge = () =>
     else await refresh();
   });
 
+const next = () =>
+  act(async () => {
+    const answers = closing.answers();
+    if (closing.isAsked() && (Object.keys(answers).length || state.answers)) {
+      await post(`/api/conversations/${state.conversation_id}/answers`, { answers });
+    }
+    await goOn();
+  });
+
+const keepGoal = () =>
+  act(async () => {
+    const text = $("goal-input").value;
+    if (!text.trim()) {
+      $("goal-input").focus();
+      return;
+    }
+    await post(`/api/conversations/${state.conversation_id}/goal`, { text });
+    $("goal-input").value = "";
+    await refresh();
+  });
+
+function skipGoal() {
+  goalSkippedIn = state.conversation_id;
+  show(state);
+}
+
 const currentComparison = () => (revising ? state.judged.comparison_id : state.comparison.id);
 
 function reconsider() {
-  const { comparison_id, stream_url, judgment_id, grade } = state.judged;
+  const { comparison_id, stream_url, judgment_id } = state.judged;
   showTranscript(state.messages.filter((message) => !message.provisional));
   $("undo").hidden = $("undo-last").hidden = true;
-  showAnswers({ id: comparison_id, stream_url, revises: judgment_id, grade });
+  showAnswers({ id: comparison_id, stream_url, revises: judgment_id });
 }
 
 const skip = () =>
@@ -320,12 +402,23 @@ $("judgment").addEventListener("submit", (event) => {
 });
 $("judgment").addEventListener("change", (event) => {
   if (event.target.name === "grade") chosen(event.target, device);
+  if (event.target.name === "go-on") goOnWith(event.target.value, true);
+  if (event.target.id === "is-checked") showSource();
 });
 document.addEventListener("keydown", () => (device = "keyboard"), true);
 document.addEventListener("pointerdown", () => (device = "pointer"), true);
 $("skip").addEventListener("click", skip);
 $("retry").addEventListener("click", retry);
-$("next").addEventListener("click", () => act(goOn));
+$("next").addEventListener("click", next);
+$("closing")?.addEventListener("submit", (event) => {
+  event.preventDefault();
+  next();
+});
+$("goal")?.addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepGoal();
+});
+$("skip-goal")?.addEventListener("click", skipGoal);
 $("undo").addEventListener("click", reconsider);
 $("undo-last").addEventListener("click", reconsider);
 for (const button of document.querySelectorAll("[data-action=end]")) button.addEventListener("click", end);
@@ -338,6 +431,4 @@ singleKeys($("keys-on"), {
   "?": () => $("keys").showModal(),
 });
 
-if ($("study").dataset.agreed === "yes") {
-  act(() => refresh({ focus: false }));
-}
+act(() => refresh({ focus: false }));

@@ -1,0 +1,121 @@
+"""What a study is made of, as its researcher writes it in a TOML file. Knows neither the store nor the page.
+
+`StudySettings` begins a study; `StudyPhases`, a part of it, is what stands around the chat tasks: consent,
+instructions, the questions before and after, tags and the end. Phases may be set again while the study runs: every
+setting is kept as a revision of its own, with a version, and who agreed to which text is kept beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from prefloop.config import Config
+from prefloop.schema import Mode, SamplingSettings, Tranche
+
+ID = r"^[a-z0-9][a-z0-9_]{0,39}$"
+Text = Annotated[str, Field(max_length=40_000)]
+Label = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+def _twice(ids: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for id in ids:
+        if id in seen:
+            return id
+        seen.add(id)
+    return None
+
+
+def _is_web_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return False
+    return parts.scheme == "https" and bool(parts.hostname) and "@" not in parts.netloc
+
+
+class Tag(Config):
+    """One reason or kind of fault that a worker may name."""
+
+    id: str = Field(pattern=ID, description="what is stored")
+    label: Label = Field(description="what the worker reads")
+
+
+class Question(Config):
+    """One question at the end of a task."""
+
+    id: str = Field(pattern=ID, description="what is stored")
+    text: Label = Field(description="what the worker reads")
+    kind: Literal["scale", "text"] = Field("scale", description="'scale' from 1 to `steps`, or a few words")
+    steps: int = Field(5, ge=2, le=10, description="points of a scale")
+    low: str = Field("", max_length=80, description="what 1 means")
+    high: str = Field("", max_length=80, description="what the last point means")
+
+
+class StudyPhases(Config):
+    """`prefloop study phases STUDY PHASES.toml`: what a study shows and asks around its chat tasks."""
+
+    consent: Text = Field(
+        "", description="Markdown; with a text here nobody works before agreeing to it. Empty shows the built-in one"
+    )
+    consent_version: str = Field("1", min_length=1, max_length=40, description="of an own consent text")
+    instructions: Text = Field("", description="Markdown, the short first view; empty: the study's own, or built in")
+    full_instructions: Text = Field("", description="Markdown, the expanded page; empty: built in")
+    instructions_version: str = Field("1", min_length=1, max_length=40, description="of own instructions")
+    tasks_per_worker: int | None = Field(
+        None, ge=1, description="conversations after which a worker is done; empty is no end"
+    )
+    goal: Literal["ask", "require", "off"] = Field(
+        "ask", description="red team: what the attack is after, before the first message"
+    )
+    closing: Literal["ask", "require", "off"] = Field("ask", description="the questions at the end of a conversation")
+    questions: tuple[Question, ...] = Field(
+        (), max_length=12, description="own closing questions; empty: the mode's (a rating and a comment; red team: 3)"
+    )
+    reasons: tuple[Tag, ...] = Field((), max_length=16, description="own reasons for a grade; empty: the mode's")
+    faults: tuple[Tag, ...] = Field(
+        (), max_length=16, description="own tags for passages; empty: wrong fact, unsafe, unclear ..."
+    )
+    completion_code: str = Field("", max_length=80, description="shown at the end, for the platform people came from")
+    completion_url: str = Field("", max_length=400, description="https address that the end page leads back to")
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        for name, items in (("questions", self.questions), ("reasons", self.reasons), ("faults", self.faults)):
+            if (twice := _twice(item.id for item in items)) is not None:
+                raise ValueError(f"{name} has the id {twice!r} twice; give each its own")
+        if self.completion_url and not _is_web_address(self.completion_url):
+            raise ValueError(f"completion_url is {self.completion_url!r} and must be an https address")
+        return self
+
+
+class StudySettings(Config):
+    """`prefloop study add STUDY.toml`: a collection task from its mode to its end page."""
+
+    name: str = Field(min_length=1, max_length=200, description="of the study; people see it")
+    mode: Mode = Field(Mode.HELPFUL, description="what people are asked")
+    tranche: Tranche = Field(Tranche.ONLINE, description="kind of the snapshots that answer")
+    snapshots: tuple[str, ...] = Field((), description="names of the snapshots that answer; empty: all deployed ones")
+    weights: tuple[float, ...] = Field((), description="of the snapshots, in their order; empty: the same for all")
+    compare: Literal["any", "distinct"] = Field("any", description="'distinct' always shows two different snapshots")
+    continue_with: Literal["clicked", "other", "random", "worker_choice"] = Field(
+        "clicked", description="which answer a conversation goes on with"
+    )
+    overlap: float = Field(0.0, ge=0.0, le=1.0, description="share of comparisons that a second worker judges too")
+    sampling_temperature: float = Field(SamplingSettings().temperature, ge=0.0, le=10.0, description="of the answers")
+    max_response_tokens: int = Field(SamplingSettings().max_response_tokens, ge=1, description="longest answer")
+    turns_per_conversation: int = Field(4, ge=1, description="comparisons in one conversation")
+    target_comparisons: int | None = Field(None, ge=1, description="judged comparisons wanted; empty is no end")
+    phases: StudyPhases = StudyPhases()
+
+    @model_validator(mode="after")
+    def _weights_match(self) -> Self:
+        if any(weight <= 0 for weight in self.weights):
+            raise ValueError(f"weights has {min(self.weights)}; each must be above 0")
+        if self.weights and len(self.weights) != len(self.snapshots):
+            raise ValueError(f"{len(self.weights)} weights stand beside {len(self.snapshots)} snapshots; give one each")
+        return self

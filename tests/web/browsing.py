@@ -1,0 +1,47 @@
+"""What tests in a real browser share: sizes, the way through consent and instructions, checks of a page's layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SIZES = {"wide": (1280, 860), "narrow": (320, 640)}
+
+
+def begin(page: Any) -> None:
+    """Through consent and instructions to the first task."""
+    page.click("text=I agree")
+    page.click("#begin")
+
+
+def overflow(page: Any) -> int:
+    """How many pixels the page is wider than its window."""
+    width: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    return width
+
+
+def overlaps(page: Any) -> list[str]:
+    """Pairs of neighbouring parts that stand over each other."""
+    found: list[str] = page.evaluate(
+        """() => {
+          const parts = [...document.querySelectorAll('header.bar, #transcript > li, .pane, #judgment > *, .grade-row, '
+            + '.grade-ends, .grade-choice, #composer, .notice-card:not([hidden]), .study-detail > *')]
+            .filter((part) => part.checkVisibility() && part.getBoundingClientRect().height);
+          const faults = [];
+          for (const one of parts) for (const other of parts) {
+            if (one === other || one.contains(other) || other.contains(one)) continue;
+            const [p, q] = [one.getBoundingClientRect(), other.getBoundingClientRect()];
+            const across = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+            const down = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+            if (across > 1 && down > 1) faults.push(`${one.className || one.id} over ${other.className || other.id}`);
+          }
+          return faults;
+        }"""
+    )
+    return found
+
+
+def unlevel(page: Any) -> float:
+    """Pixels by which the two answers differ: side by side in top and height, one above the other in left and width."""
+    a, b = (page.locator(f"#pane-{side}").bounding_box() for side in "ab")
+    keys = ("y", "height") if a["x"] != b["x"] else ("x", "width")
+    return max(abs(a[key] - b[key]) for key in keys)

@@ -1,0 +1,160 @@
+"""The pages in Chromium, state by state: axe finds nothing, nothing overlaps, both answers are level; screenshots.
+
+`PREFLOOP_SCREENSHOTS=1` writes them to docs/pages/ (they stand there for readers); else they are taken and thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browsing import begin, overflow, overlaps, unlevel
+from fake_server import LiveServer, a_study
+from PIL import Image
+
+from prefloop.schema import Mode
+from prefloop.study import StudyPhases
+
+pytestmark = pytest.mark.browser
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "pages"
+QUESTIONS = {
+    Mode.HELPFUL: "How long do I boil an egg?",
+    Mode.RED_TEAM: "Yesterday you told me that vinegar cures a snake bite. How much of it do I drink?",
+}
+HARM = (
+    "I did not say that, and it is not true: vinegar does nothing against venom. Call an ambulance, keep the bitten "
+    "limb still, and do not drink anything on the way.",
+    "Half a glass is enough for an adult. Drink it slowly, and repeat it every hour until the swelling goes down. You "
+    "do not need a doctor for that.",
+)
+ANSWERS = (
+    "Put the eggs into **cold** water, bring it to the boil, and take it off the heat.\n\n"
+    "- 6 minutes: soft\n- 8 minutes: creamy\n- 10 minutes: hard\n\nCold water afterwards makes them easy to peel.",
+    "Boil them for a while until they are done. Everybody likes their eggs differently, so it is hard to say; some "
+    "prefer them soft, others hard. You could look for a recipe, or ask somebody who cooks often.",
+)
+
+
+def shot(page: Any, name: str) -> None:
+    """A screenshot in few colours; kept where that is asked for."""
+    picture = Image.open(BytesIO(page.screenshot(full_page=True)))
+    assert picture.width == page.viewport_size["width"]
+    if os.environ.get("PREFLOOP_SCREENSHOTS"):
+        PAGES.mkdir(exist_ok=True)
+        picture.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(PAGES / f"{name}.png", optimize=True)
+    else:
+        assert (PAGES / f"{name}.png").is_file(), f"docs/pages/{name}.png is missing: PREFLOOP_SCREENSHOTS=1 makes it"
+
+
+def is_sound(page: Any, state: str) -> None:
+    """axe finds nothing, the page is no wider than its window, nothing stands over something else."""
+    found = Axe().run(page).response["violations"]
+    faults = [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in found]
+    assert faults == [], f"{state}: {faults}"
+    assert overflow(page) <= 0, state
+    if not page.locator("dialog[open]").count():
+        assert overlaps(page) == [], state
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "scheme"), [(Mode.HELPFUL, "wide", "light"), (Mode.RED_TEAM, "narrow", "dark")]
+)
+def test_every_state_is_sound(
+    live_server: LiveServer, open_page: Callable[..., Any], mode: Mode, size: str, scheme: str
+) -> None:
+    live_server.responder.turn_texts = ANSWERS
+    study = a_study(live_server.store, mode, turns_per_conversation=1, continue_with="worker_choice")
+    live_server.store.set_study_phases(
+        study.id, StudyPhases(tasks_per_worker=1, completion_code="C0DE-42", completion_url="https://example.org/done")
+    )
+    page = open_page(live_server.invite(study), size, color_scheme=scheme, reduced_motion="reduce")
+    is_sound(page, "consent")
+    page.click("text=I agree")
+    is_sound(page, "instructions")
+    page.click("#begin")
+    if mode is Mode.RED_TEAM:
+        page.wait_for_selector("#goal:visible")
+        is_sound(page, "goal")
+        page.fill("#goal-input", "Make it give bad advice with confidence")
+        page.click("#keep-goal")
+    page.wait_for_selector("#composer:visible")
+    is_sound(page, "empty")
+    page.click("text=Keys")
+    is_sound(page, "keys")
+    page.keyboard.press("Escape")
+    page.click("#show-instructions")
+    is_sound(page, "dialog")
+    page.keyboard.press("Escape")
+
+    page.fill("#message", "[fail] Hello")
+    page.click("#send")
+    page.wait_for_selector("#void:visible")
+    is_sound(page, "void")
+    page.click("#void >> text=End this conversation")
+    if mode is Mode.RED_TEAM:
+        page.click("#skip-goal")
+    page.wait_for_selector("#composer:visible")
+
+    live_server.responder.hold()  # both answers stop after two pieces
+    page.fill("#message", "How long do I boil an egg?")
+    page.click("#send")
+    page.wait_for_selector("#pane-state-b:has-text('writing')")
+    is_sound(page, "streaming")
+    assert unlevel(page) < 1
+    live_server.responder.release()
+    page.wait_for_selector("#grades:enabled")
+    is_sound(page, "done")
+    assert unlevel(page) < 1
+    page.keyboard.press("2")
+    page.click("#reasons summary")
+    page.check("#is-checked")
+    page.click("#open-marker")
+    page.locator("#mark-text").evaluate("box => box.setSelectionRange(0, 3)")
+    is_sound(page, "marker")
+    page.click("#add-mark")
+    is_sound(page, "chosen")
+    shot(page, f"reasons-{mode.value}-{size}-{scheme}")
+    page.click("#submit-judgment")
+    page.wait_for_selector("#complete:visible")
+    is_sound(page, "complete")
+    shot(page, f"closing-{mode.value}-{size}-{scheme}")
+    page.click("#next")
+    page.wait_for_selector("#completion:visible")
+    assert page.inner_text("#completion-code") == "C0DE-42"
+    is_sound(page, "end")
+    page.goto(f"{live_server.address}/study/{study.id}/instructions")
+    is_sound(page, "full instructions")
+    page.goto(f"{live_server.address}/study/none")
+    is_sound(page, "problem")
+    page.goto(f"{live_server.address}/")
+    is_sound(page, "welcome")
+    page.goto(f"{live_server.address}/join/{live_server.store.add_invitation(None, 'researcher')}")
+    is_sound(page, "monitor")
+    shot(page, f"monitor-{size}-{scheme}")
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_the_worker_page_for_the_documentation(
+    live_server: LiveServer, open_page: Callable[..., Any], mode: Mode
+) -> None:
+    live_server.responder.turn_texts = ANSWERS if mode is Mode.HELPFUL else HARM
+    study = a_study(live_server.store, mode, turns_per_conversation=4)
+    live_server.store.set_study_phases(study.id, StudyPhases(tasks_per_worker=5, goal="off"))
+    page = open_page(live_server.invite(study), "wide", color_scheme="light", reduced_motion="reduce")
+    begin(page)
+    page.fill("#message", QUESTIONS[mode])
+    page.click("#send")
+    page.wait_for_selector("#grades:enabled")
+    page.keyboard.press("2" if mode is Mode.HELPFUL else "8")
+    for size, (width, height) in {"wide": (1280, 860), "narrow": (320, 640)}.items():
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert overlaps(page) == []
+            assert overflow(page) <= 0
+            shot(page, f"worker-{mode.value}-{size}-{scheme}")
