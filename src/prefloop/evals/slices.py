@@ -61,7 +61,7 @@ def slice_order(kind: str, names: Sequence[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
 
 
-def _worker_name(worker: str | None, shown: set[str | None]) -> str:
+def _worker_name(worker: str | None, shown: set[str]) -> str:
     if worker is None:
         return _NO_WORKER
     return worker if worker in shown else _OTHER_WORKERS

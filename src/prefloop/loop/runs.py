@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from prefloop.errors import ConfigError, DataError, ModelError, UserError
 from prefloop.evals import evaluate_policy, evaluate_preference, write_preference_report
-from prefloop.loop.data import conversations_of, evenly, half_of, prompts_of, split, stored_pairs
+from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, split, stored_pairs
 from prefloop.loop.snapshots import model_path, register
 from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.language import load_language_model, window_tokens
@@ -75,6 +75,9 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
             "pairs": trained.pairs,
             "dropped_long_pairs": trained.dropped_long_pairs,
             "dropped_turns": trained.dropped_turns,
+            "dropped_identical_pairs": trained.dropped_identical_pairs,
+            "dropped_blank_pairs": trained.dropped_blank_pairs,
+            "dropped_weightless_pairs": trained.dropped_weightless_pairs,
         }
         if data.held_out:
             evaluation = evaluate_preference(
@@ -123,7 +126,8 @@ def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
     else:
         pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)
-    return _PreferenceData([pair for pair in training if run.half in (None, half_of(pair))], held_out)
+    training = [pair for pair in training if run.half in (None, half_of(pair))]
+    return _PreferenceData(mixed(training, run.red_team_share, run.mix_pairs, run.seed), held_out)
 
 
 def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) -> dict[str, Any]:
