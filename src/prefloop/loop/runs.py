@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from prefloop.sandbox.limits import contrast_accuracy, known_pairs
 from prefloop.sandbox.tiny import CHAT_MODEL, SHIPPED, tiny_model
 from prefloop.schema import PreferencePair, SamplingSettings
 from prefloop.store import Store
+from prefloop.store.formats import ranked_pairs, read_ranked
 from prefloop.train.lm import LanguageRun, train_language_model
 from prefloop.train.policy import PolicyRun, train_policy
 from prefloop.train.preference import PreferenceRun, train_preference
@@ -110,6 +112,9 @@ class _PreferenceData(NamedTuple):
 
 
 def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
+    sources = [name for name in ("ranked_files", "sandbox_contrasts", "sandbox_judgments") if getattr(run, name)]
+    if len(sources) > 1:
+        raise ConfigError(f"{' and '.join(sources)} are set, and a run has one source of pairs; leave one of them.")
     if run.sandbox_judgments:
         chat = load_language_model(tiny_model(CHAT_MODEL))
         sampler, traits = TorchSampler(chat.model, chat.renderer, CHAT_MODEL), Population(seed=run.seed).traits()
@@ -121,7 +126,13 @@ def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
         return _PreferenceData(
             [item.pair for item in judged], [item.pair for item in known], [item.probability for item in known]
         )
-    if run.sandbox_contrasts:
+    if run.ranked_files:
+        questions = chain.from_iterable(read_ranked(file) for file in run.ranked_files)
+        ranked = ranked_pairs(questions, is_binary=run.ranked_binary, most=run.ranked_pairs_per_question, seed=run.seed)
+        pairs = list(ranked)
+        if not pairs:
+            raise DataError("No question of ranked_files has two answers of different scores; give other files.")
+    elif run.sandbox_contrasts:
         pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=PRE_TRAINING_WAYS))
     else:
         pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")

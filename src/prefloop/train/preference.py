@@ -50,6 +50,11 @@ class PreferenceRun(Config):
     sandbox_judgments: int = Field(
         0, ge=0, description="simulated judgments of the tiny chat model's replies instead of the workspace's"
     )
+    ranked_files: tuple[Path, ...] = Field(
+        (), description="ranked answers (PM pre-training): Stack Exchange's Posts.xml or JSON lines, plain or gzipped"
+    )
+    ranked_binary: bool = Field(True, description="each ranked A > B as GOOD: A > BAD: A and BAD: B > GOOD: B")
+    ranked_pairs_per_question: int = Field(4, ge=1, description="ranked pairs drawn from one question at most")
     half: Literal["a", "b"] | None = Field(None, description="only this half of the conversations (paper 4.2)")
     mode: Mode | None = Field(None, description="only comparisons of this mode; empty takes both")
     tranche: Tranche | None = Field(None, description="only comparisons of this tranche; empty takes all")
