@@ -23,12 +23,13 @@ from prefloop.sandbox import Population, contrast_pairs, dialogues, draw_prompts
 from prefloop.sandbox.contrasts import PRE_TRAINING_WAYS
 from prefloop.sandbox.limits import contrast_accuracy, known_pairs
 from prefloop.sandbox.tiny import CHAT_MODEL, SHIPPED, tiny_model
-from prefloop.schema import PreferencePair, SamplingSettings
+from prefloop.schema import Interval, PreferencePair, SamplingSettings
 from prefloop.store import Store
 from prefloop.store.formats import ranked_pairs, read_ranked
 from prefloop.train.lm import LanguageRun, train_language_model
 from prefloop.train.policy import PolicyRun, train_policy
 from prefloop.train.preference import PreferenceRun, train_preference
+from prefloop.train.preference_estimate import estimate_preference
 from prefloop.workspace import Workspace
 
 _EVALUATION_PROMPTS = 256
@@ -101,6 +102,19 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
         if run.sandbox_contrasts or run.sandbox_judgments:
             result["tells_right_content"] = contrast_accuracy(trained.model, run.seed)
     return result
+
+
+def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[str, Any]:
+    """`prefloop train preference --dry-run`: the settings, and what the run will take here. Writes nothing."""
+    with workspace.store() as store:
+        resolved = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+        data = _preference_data(store, resolved)
+    estimate = estimate_preference(resolved, data.training)
+    plain = {
+        name: value.model_dump(mode="json") if isinstance(value, Interval) else value
+        for name, value in estimate._asdict().items()
+    }
+    return {"settings": run.model_dump(mode="json"), "held_out_pairs": len(data.held_out), "estimate": plain}
 
 
 class _PreferenceData(NamedTuple):

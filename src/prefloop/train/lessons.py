@@ -1,5 +1,6 @@
-"""What each comparison teaches a preference model: how sure its label is and how much it counts. Knows no model.
+"""What each comparison teaches a preference model: whether it can, how sure its label is, how much it counts.
 
+Knows no model.
 Responsible for label probabilities (from grades) and for weights (by worker and by mode), whose mean over the training
 pairs is 1, so that the loss and the learning rate keep their scale.
 """
@@ -15,7 +16,34 @@ from typing import NamedTuple
 from prefloop.errors import ConfigError, DataError
 from prefloop.schema import GRADES, Mode, PreferencePair
 
-__all__ = ["Lessons", "read_worker_weights"]
+__all__ = ["Lessons", "UsablePairs", "read_worker_weights", "usable_pairs"]
+
+
+class UsablePairs(NamedTuple):
+    """Pairs that can teach, and how many could not, by reason."""
+
+    pairs: list[PreferencePair]
+    identical: int
+    blank: int
+
+
+def usable_pairs(pairs: Sequence[PreferencePair]) -> UsablePairs:
+    """The pairs whose two sides differ and have text.
+
+    Errors:
+        DataError: no pairs at all, or none that is left.
+    """
+    if not pairs:
+        raise DataError("There are no pairs to train on; collect or import comparisons, or widen mode and tranche.")
+    different = [pair for pair in pairs if pair.chosen != pair.rejected]
+    if not different:
+        raise DataError(
+            f"All {len(pairs)} pairs have the same text on both sides, so there is nothing to learn; check the import."
+        )
+    two_sided = [pair for pair in different if pair.chosen.strip() and pair.rejected.strip()]
+    if not two_sided:
+        raise DataError(f"All {len(different)} pairs have an empty side, so there is nothing to learn; check the data.")
+    return UsablePairs(two_sided, len(pairs) - len(different), len(different) - len(two_sided))
 
 
 class Lessons(NamedTuple):

@@ -32,8 +32,8 @@ from prefloop.models.checkpoint import latest_checkpoint, load_optimizer_state, 
 from prefloop.models.preference import PreferenceModel, conversation_key
 from prefloop.runs import RunFolder
 from prefloop.schema import Mode, PreferencePair, Tranche
-from prefloop.train.lessons import Lessons, read_worker_weights
-from prefloop.train.preference_step import StepLosses, backward, encode
+from prefloop.train.lessons import Lessons, read_worker_weights, usable_pairs
+from prefloop.train.preference_step import Lesson, StepLosses, backward, encode
 
 _SCALE_PAIRS = 1000  # to measure mean and deviation of the scores on
 _BFLOAT16_FROM_PARAMETERS = 2_000_000  # measured on AVX-512: at 0.9 M no faster than fp32, at 3.4 M 1.6 times
@@ -145,7 +145,7 @@ def train_preference(
         ModelError: `run.start` is no model to start from.
         TrainingError: a loss is not finite; the last checkpoint stays.
     """
-    usable = _usable(pairs)
+    usable = usable_pairs(pairs)
     lessons = Lessons.of(
         usable.pairs,
         grade_probabilities=run.grade_probabilities,
@@ -154,7 +154,7 @@ def train_preference(
     )
     model = start_model(run)
     output = model.output_embedding(run.start) if run.language_weight else None
-    optimizer = _optimizer(model, run)
+    optimizer = optimizer_of(model, run)
     dtype = autocast_dtype(run, model)
     plan = _Plan(lessons.pairs, run)
     counts = _no_counts()
@@ -184,7 +184,7 @@ def train_preference(
             group["lr"] = rate
         row: dict[str, Any] = {"step": number, "preference/learning_rate": rate, "preference/pairs": len(encoded)}
         if encoded:
-            losses = backward(model, encoded, output=output, dtype=dtype, **_loss_settings(run))
+            losses = backward_of(run, model, encoded, output, dtype)
             gradient_norm = torch.nn.utils.clip_grad_norm_(model.model.parameters(), run.max_gradient_norm).item()
             if not (math.isfinite(losses.loss) and math.isfinite(gradient_norm)):
                 kept = f"the last checkpoint is {last_saved}" if last_saved else "no checkpoint was written yet"
@@ -322,31 +322,24 @@ class _Plan:
         return [int(index) for index in self._order[first:last]]
 
 
-class _Usable(NamedTuple):
-    """Pairs that can teach, and how many could not, by reason."""
-
-    pairs: list[PreferencePair]
-    identical: int
-    blank: int
-
-
-def _usable(pairs: Sequence[PreferencePair]) -> _Usable:
-    if not pairs:
-        raise DataError("There are no pairs to train on; collect or import comparisons, or widen mode and tranche.")
-    different = [pair for pair in pairs if pair.chosen != pair.rejected]
-    if not different:
-        raise DataError(
-            f"All {len(pairs)} pairs have the same text on both sides, so there is nothing to learn; check the import."
-        )
-    two_sided = [pair for pair in different if pair.chosen.strip() and pair.rejected.strip()]
-    if not two_sided:
-        raise DataError(f"All {len(different)} pairs have an empty side, so there is nothing to learn; check the data.")
-    return _Usable(two_sided, len(pairs) - len(different), len(different) - len(two_sided))
-
-
-def _loss_settings(run: PreferenceRun) -> dict[str, Any]:
-    names = ("tokens_per_forward", "label_smoothing", "language_weight", "centring")
-    return {name: getattr(run, name) for name in names}
+def backward_of(
+    run: PreferenceRun,
+    model: PreferenceModel,
+    lessons: Sequence[Lesson],
+    output: Tensor | None,
+    dtype: torch.dtype | None,
+) -> StepLosses:
+    """`backward` with the settings of the run."""
+    return backward(
+        model,
+        lessons,
+        output=output,
+        dtype=dtype,
+        tokens_per_forward=run.tokens_per_forward,
+        label_smoothing=run.label_smoothing,
+        language_weight=run.language_weight,
+        centring=run.centring,
+    )
 
 
 def _step_metrics(losses: StepLosses, gradient_norm: float, run: PreferenceRun) -> dict[str, float]:
@@ -373,7 +366,7 @@ def _accuracy(differences: Tensor) -> float:
     return ((differences.sign() + 1) / 2).mean().item()
 
 
-def _optimizer(model: PreferenceModel, run: PreferenceRun) -> torch.optim.Optimizer:
+def optimizer_of(model: PreferenceModel, run: PreferenceRun) -> torch.optim.Optimizer:
     matrices = [parameter for parameter in model.model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": run.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
