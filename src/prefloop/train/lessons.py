@@ -1,8 +1,7 @@
 """What each comparison teaches a preference model: whether it can, how sure its label is, how much it counts.
 
-Knows no model.
-Responsible for label probabilities (from grades) and for weights (by worker and by mode), whose mean over the training
-pairs is 1, so that the loss and the learning rate keep their scale.
+Responsible for usable pairs, label probabilities (from grades) and weights (by worker and by mode), whose mean over the
+training pairs is 1, so that the loss and the learning rate keep their scale. Knows no model.
 """
 
 from __future__ import annotations
