@@ -200,13 +200,15 @@ def _temperature_sentence(evaluation: PreferenceEvaluation) -> str:
     temperature = evaluation.temperature
     if temperature is None:
         return "No temperature is best: all pairs are right, or no more are right than wrong."
-    kind = "calibrated within the interval"
+    said = "the model is calibrated within the interval"
     if temperature.low > 1:
-        kind = "over-confident"
+        said = "the model is over-confident"
     elif temperature.high < 1:
-        kind = "under-confident"
+        said = "the model is under-confident"
+    elif temperature.high > 10 * temperature.low:
+        said = "these comparisons cannot tell whether the model is calibrated"
     low, value, high = (format_number(part) for part in (temperature.low, temperature.value, temperature.high))
-    return f"The fitted temperature is {value} [{low}, {high}]: the model is {kind}."
+    return f"The fitted temperature is {value} [{low}, {high}]: {said}."
 
 
 def _transcript(number: int, item: ScoredPair) -> Transcript:
