@@ -68,7 +68,9 @@ def estimate_preference(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> 
         [lessons[(start + place) % len(lessons)] for place in range(size)] for start in _starts(size, len(lessons))
     ]
     optimizer, output = optimizer_of(model, run), model.output_embedding(run.start) if run.language_weight else None
-    dtype, seconds, computed, unshared = autocast_dtype(run, model), [], 0, 0
+    dtype = autocast_dtype(run, model)
+    seconds: list[float] = []
+    computed = unshared = 0
     for number, batch in enumerate([ordered[:size], *timed]):
         began = time.perf_counter()
         losses = backward_of(run, model, batch, output, dtype)
