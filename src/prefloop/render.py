@@ -13,6 +13,8 @@ What a person or a model wrote never becomes a special token, whatever it spells
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -98,6 +100,16 @@ class Renderer:
             raise ModelError(
                 f"The tokenizer uses token {self.pad_id} both as end and as padding; give padding a token of its own."
             )
+
+    @property
+    def format(self) -> str:
+        """Layout and a digest of the ids around a turn's text: equal where conversations are written alike."""
+        written = [
+            self._start,
+            self._start_with_system,
+            [(role, *vars(p).values()) for role, p in self._pieces.items()],
+        ]
+        return f"{self.layout}:{hashlib.sha256(json.dumps(written).encode()).hexdigest()[:12]}"
 
     def turn_ids(self, message: Message) -> list[int]:
         """Header, text and end of one turn."""

@@ -71,7 +71,11 @@ def names_at_run_time() -> dict[str, set[str]]:
     """What each put-together pattern becomes, taken from the code that forms it."""
     sides = [("long one", "x"), ("x", "long one"), ("longer", "y"), ("longest", "z")]
     pairs = [PreferencePair(context=(), chosen=a, rejected=b, turn=n) for n, (a, b) in enumerate(sides, 1)]
-    evaluated = preference.evaluate_preference(_Lengths(), pairs, choice_probabilities=[0.7] * len(pairs))
+    named = {"comparison_id": "c", "chosen_side": "a"}
+    twice = [one.model_copy(update=named | {"worker_id": worker}) for one in pairs for worker in "xy"]
+    evaluated = preference.evaluate_preference(
+        _Lengths(), twice, choice_probabilities=[0.7] * len(twice), words=_Lengths()
+    )
     replies = policy.Replies(scores={"pm": ONE}, tokens=ONE, stopped=ONE, distinct={}, length_correlation={})
     compared = policy.PolicyEvaluation(
         prompts=2, policy=replies, base=replies, win_rates={"pm": ONE}, kl=ONE, samples=()

@@ -82,6 +82,12 @@ def test_numbers_by_hand() -> None:
         "about as long": 0.5,
         "5/4 to 2 times as long": 1.0,
     }
+    # mean score (2+1 + 1+3 + 1+1 + 5+1) / 8 = 15/8; every pair's lower score is 1, so there is one threshold
+    assert [(one.threshold, one.accuracy.value) for one in evaluation.above_threshold] == [(1 - 15 / 8, 2.5 / 4)]
+    assert evaluation.differences == (1.0, -2.0, 0.0, 4.0)
+    assert evaluation.unknown == (
+        "No judgment names its worker (imports do not), so the agreement ceiling is unknown.",
+    )
     assert evaluation.scores_by_tranche == {"base": (2.0, 1.0, 1.0, 1.0), "online": (1.0, 3.0, 5.0, 1.0)}
     assert [(worst.pair, worst.difference) for worst in evaluation.worst] == [(PAIRS[1], -2.0)]
     assert evaluation.expected_accuracy is None

@@ -1,7 +1,10 @@
-"""Splits keep conversations whole; halves are halves."""
+"""Splits keep conversations whole; halves are halves; mixes have their shares."""
 
-from prefloop.loop.data import conversations_of, evenly, half_of, prompts_of, split
-from prefloop.schema import Message, PreferencePair
+import pytest
+
+from prefloop.errors import DataError
+from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, split
+from prefloop.schema import Message, Mode, PreferencePair
 
 
 def pair(opening: str, *more: str) -> PreferencePair:
@@ -42,3 +45,29 @@ def test_some_are_taken_from_everywhere() -> None:
     assert evenly(list("abcdefghij"), 4) == ["a", "c", "f", "h"]  # places 0, 10 / 4, 20 / 4, 30 / 4, rounded down
     assert evenly([1, 2, 3], 5) == [1, 2, 3]
     assert evenly([], 5) == []
+
+
+def test_mixing_takes_shares_of_both_modes() -> None:
+    pairs = [
+        PreferencePair(context=(), chosen="a", rejected="b", conversation_id=f"{mode.value}{n}", mode=mode)
+        for mode, count in ((Mode.HELPFUL, 30), (Mode.RED_TEAM, 12))
+        for n in range(count)
+    ]
+
+    def counts(share: float | None, total: int = 0) -> tuple[int, int]:
+        taken = mixed(pairs, share, total)
+        assert [pair for pair in pairs if pair in taken] == taken  # in order, none twice
+        return sum(p.mode == Mode.HELPFUL for p in taken), sum(p.mode == Mode.RED_TEAM for p in taken)
+
+    assert counts(None) == (30, 12)
+    assert counts(0.5) == (12, 12)  # min(30 / 0.5, 12 / 0.5) = 24 in all
+    assert counts(0.25, 20) == (15, 5)
+    assert counts(0.0) == (30, 0)
+    assert counts(1.0) == (0, 12)
+    small, large = mixed(pairs, 0.2, 10), mixed(pairs, 0.4, 10)
+    assert {p.conversation_id for p in small if p.mode == Mode.RED_TEAM} <= {p.conversation_id for p in large}
+    assert mixed(pairs, 0.5, seed=1) != mixed(pairs, 0.5, seed=2)
+    with pytest.raises(DataError, match="needs 20 red_team pairs and there are 12"):
+        mixed(pairs, 0.5, 40)
+    with pytest.raises(DataError, match="there are 0"):
+        mixed(pairs[:30], 0.5)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefloop.losses import masked_mean, preference_losses
+from prefloop.losses import centring_penalties, masked_mean, preference_losses
 
 scores = st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=1, max_size=6)
 
@@ -23,6 +23,22 @@ def test_by_hand() -> None:
     # difference 0: ln 2; difference 2: ln(1 + e^-2) = 0.126928; difference -2: 2 + 0.126928
     losses = preference_losses(torch.tensor([1.0, 3.0, 0.0]), torch.tensor([1.0, 1.0, 2.0]))
     assert losses.tolist() == pytest.approx([math.log(2), 0.126928, 2.126928], abs=1e-6)
+
+
+def test_soft_labels_by_hand() -> None:
+    # difference 2: 0.75 * 0.126928 + 0.25 * 2.126928 = 0.626928; sure: 0.126928
+    both = torch.tensor([3.0, 3.0]), torch.tensor([1.0, 1.0])
+    losses = preference_losses(*both, probability=torch.tensor([0.75, 1.0]))
+    assert losses.tolist() == pytest.approx([0.626928, 0.126928], abs=1e-6)
+    # with smoothing 0.1: 0.75 * 0.9 + 0.25 * 0.1 = 0.7, so 0.7 * 0.126928 + 0.3 * 2.126928 = 0.726928
+    smoothed = preference_losses(*both, 0.1, torch.tensor([0.75, 1.0]))
+    assert smoothed.tolist() == pytest.approx([0.726928, 0.326928], abs=1e-6)
+
+
+def test_centring_by_hand() -> None:
+    # ((3 + 1) / 2)^2 = 4, ((-1 + 1) / 2)^2 = 0, ((-3 - 2) / 2)^2 = 6.25
+    penalties = centring_penalties(torch.tensor([3.0, -1.0, -3.0]), torch.tensor([1.0, 1.0, -2.0]))
+    assert penalties.tolist() == [4.0, 0.0, 6.25]
 
 
 def test_smoothing_by_hand() -> None:

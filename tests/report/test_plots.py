@@ -10,7 +10,17 @@ from xml.etree import ElementTree
 import pytest
 
 from prefloop.errors import DataError
-from prefloop.report import Marker, Plot, Series, bar_plot, calibration_plot, histogram_plot, interval_plot, line_plot
+from prefloop.report import (
+    Marker,
+    Plot,
+    Series,
+    bar_plot,
+    calibration_plot,
+    curve_plot,
+    histogram_plot,
+    interval_plot,
+    line_plot,
+)
 from prefloop.schema import Interval
 
 _SHARE = Interval(value=0.7, low=0.6, high=0.8, n=40, clusters=10)
@@ -25,6 +35,9 @@ _EACH: dict[str, Callable[[], Plot]] = {
     "log": lambda: line_plot(_LINES, title="Scores", x_label="samples", y_label="score (PM units)", log_x=True),
     "histogram": lambda: histogram_plot({"base": [0.0, 1.0, 1.0], "online": [2.0]}, title="Scores", x_label="score"),
     "calibration": lambda: calibration_plot({"all": [(0.5, _SHARE), (1.5, _SHARE)]}, title="Calibration"),
+    "curve": lambda: curve_plot(
+        {"all": [(1, _SHARE), (100, _SHARE)]}, title="Curve", x_label="x", y_label="accuracy", reference=0.5, log_x=True
+    ),
     "interval": lambda: interval_plot({"base": _SHARE}, title="Elo", x_label="Elo points", reference=0.5),
     "bar": lambda: bar_plot({"1": 3, "2": 5}, title="Grades", x_label="grade", y_label="judgments"),
     "lying": lambda: bar_plot({"1": 3}, title="Grades", x_label="grade", y_label="judgments", horizontal=True),
@@ -66,6 +79,7 @@ def test_plots_carry_their_numbers() -> None:
     name, difference, promised, accuracy = _EACH["calibration"]().rows[0]
     assert (name, difference, accuracy) == ("all", 0.5, _SHARE)
     assert promised == pytest.approx(1 / (1 + math.exp(-0.5)))
+    assert _EACH["curve"]().rows == (("all", 1, _SHARE), ("all", 100, _SHARE))
     assert _EACH["interval"]().rows == (("base", _SHARE),)
     assert _EACH["bar"]().rows == (("1", 3), ("2", 5))
 
@@ -86,6 +100,8 @@ def test_a_value_without_interval_is_drawn() -> None:
         (lambda: histogram_plot({"g": []}, title="T", x_label="x"), "'g'"),
         (lambda: histogram_plot({"g": [math.inf]}, title="T", x_label="x"), "'g'"),
         (lambda: calibration_plot({"a": []}, title="T"), "0 bins"),
+        (lambda: curve_plot({"a": []}, title="T", x_label="x", y_label="y"), "0 points"),
+        (lambda: curve_plot({"a": [(0, _SHARE)]}, title="T", x_label="x", y_label="y", log_x=True), "x <= 0"),
         (lambda: interval_plot({}, title="T", x_label="x"), "0 values"),
         (lambda: bar_plot({"a": math.nan}, title="T", x_label="x", y_label="y"), "finite"),
     ],

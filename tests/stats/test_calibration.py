@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from prefloop.errors import DataError
-from prefloop.stats import calibration
+from prefloop.stats import accuracy_above, calibration
 
 
 def test_one_bin_by_hand() -> None:
@@ -54,3 +54,19 @@ def test_bad_input_is_named() -> None:
         calibration([])
     with pytest.raises(DataError, match="inf"):
         calibration([np.inf])
+
+
+def test_accuracy_above_thresholds_by_hand() -> None:
+    # lower scores 0, 1, 2, 3; right, wrong, tie, right
+    curve = accuracy_above([4.0, 1.0, 2.0, 5.0], [0.0, 3.0, 2.0, 3.0], ["a", "a", "b", "c"], thresholds=4)
+    assert [one.threshold for one in curve] == [0.0, 1.0, 2.0, 3.0]
+    assert [one.accuracy.value for one in curve] == [2.5 / 4, 1.5 / 3, 1.5 / 2, 1.0]
+    assert [one.accuracy.n for one in curve] == [4, 3, 2, 1]
+    assert (curve[3].accuracy.low, curve[3].accuracy.high) == (0.0, 1.0)  # one conversation is left
+
+
+def test_equal_scores_have_one_threshold() -> None:
+    [only] = accuracy_above([1.0, 1.0], [1.0, 1.0])
+    assert (only.threshold, only.accuracy.value) == (1.0, 0.5)
+    with pytest.raises(DataError, match="do not pair up"):
+        accuracy_above([], [])

@@ -190,7 +190,7 @@ def test_resumed_equals_uninterrupted(start: Path, tmp_path: Path) -> None:
     assert again.model.score([[*pairs[0].context, Message(role="assistant", text="please")]]) == whole.model.score(
         [[*pairs[0].context, Message(role="assistant", text="please")]]
     )
-    with pytest.raises(DataError, match="other pairs"):
+    with pytest.raises(DataError, match="other pairs or weights"):
         train(run, pairs[:-1], tmp_path / "parts", resume=True)
 
 
@@ -265,8 +265,10 @@ def test_drops_are_counted(start: Path, tmp_path: Path) -> None:
     long = pairs[1].model_copy(update={"rejected": "river " * 200})
     nested = make_pairs(1, seed=8, turns=6)
     run = settings_for(start, max_context_tokens=60)
-    result, folder = train(run, [*pairs, identical, long, *nested], tmp_path)
+    blank = pairs[2].model_copy(update={"rejected": " \n"})
+    result, folder = train(run, [*pairs, identical, blank, long, *nested], tmp_path)
     assert result.dropped_identical_pairs == 1
+    assert result.dropped_blank_pairs == 1
     assert result.dropped_long_pairs == 1
     assert result.dropped_turns > 0
     assert result.pairs == len(pairs) + len(nested)
@@ -280,6 +282,9 @@ def test_data_without_a_lesson_is_refused(start: Path, tmp_path: Path) -> None:
     same = [pair.model_copy(update={"rejected": pair.chosen}) for pair in pairs]
     with pytest.raises(DataError, match="same text on both sides"):
         train(settings_for(start), same, tmp_path / "same")
+    blank = [pair.model_copy(update={"rejected": ""}) for pair in pairs]
+    with pytest.raises(DataError, match="All 4 pairs have an empty side"):
+        train(settings_for(start), blank, tmp_path / "blank")
     with pytest.raises(DataError, match="max_context_tokens = 8"):
         train(settings_for(start, max_context_tokens=8), pairs, tmp_path / "long")
 

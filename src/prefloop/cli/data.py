@@ -46,7 +46,7 @@ def import_(format: str, files: tuple[Path, ...], tranche: str, mode: str, works
     imported: dict[str, Any] = {}
     with workspace.store() as store:
         for file in files:
-            report = import_file(store, format, _data_file(workspace, file), tranche, mode)
+            report = import_file(store, format, data_file(workspace, file), tranche, mode)
             imported[str(file)] = report.model_dump()
             note(f"{file}: {report.imported} imported")  # what a broken file behind it cannot take back
     emit(imported, as_json)
@@ -167,7 +167,7 @@ def _row(snapshot: Snapshot) -> dict[str, Any]:
     return {key: value for key, value in snapshot.model_dump(mode="json").items() if key in kept}
 
 
-def _data_file(workspace: Workspace, file: Path) -> Path:
+def data_file(workspace: Workspace, file: Path) -> Path:
     """A path as given, or below data.root."""
     if file.exists() or file.is_absolute() or workspace.data_root is None:
         return file

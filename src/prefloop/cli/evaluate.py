@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from prefloop.cli.data import mode_option, tranche_option
+from prefloop.cli.data import data_file, mode_option, tranche_option
 from prefloop.cli.output import emit, json_option, note, workspace_option
-from prefloop.errors import DataError
 from prefloop.schema import Mode, Tranche
 from prefloop.workspace import Workspace
 
@@ -19,43 +18,56 @@ def eval_() -> None:
 
 
 @eval_.command()
-@click.argument("model")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--held-out-share", type=click.FloatRange(0.0, 1.0, min_open=True), default=0.05, show_default=True)
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Evaluate on the comparisons of this JSONL file (prompt, chosen, rejected; optional group) instead.",
+)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
 @mode_option
 @tranche_option
 @workspace_option
 @json_option
 def preference(
-    model: str,
+    models: tuple[str, ...],
     held_out_share: float,
+    file: Path | None,
     html: Path | None,
     mode: str | None,
     tranche: str | None,
     workspace_path: Path,
     as_json: bool,
 ) -> None:
-    """Accuracy, calibration and slices of MODEL (a snapshot or folder) on held-out conversations."""
-    from prefloop.evals import evaluate_preference, write_preference_report
-    from prefloop.loop.data import split, stored_pairs
-    from prefloop.loop.runs import load_preference_model
+    """Accuracy, calibration and slices of each MODEL (a snapshot or folder) on held-out conversations.
+
+    Several models are compared on the same comparisons: a matrix of model by mode and tranche.
+    """
+    from prefloop.evals import write_preference_reports
+    from prefloop.loop.preference_evaluation import evaluate_models
 
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
-        pairs = stored_pairs(store, Mode(mode) if mode else None, Tranche(tranche) if tranche else None)
-        held_out = split(pairs, held_out_share).held_out
-        if not held_out:
-            raise DataError(
-                f"{len(pairs)} comparisons leave none to evaluate on at --held-out-share {held_out_share:g}; raise it."
-            )
-        scorer = load_preference_model(workspace, store, model)
-        evaluation = evaluate_preference(
-            scorer, held_out, store=store, model_id=model, data=f"held-out {held_out_share:g}"
+        evaluated = evaluate_models(
+            workspace,
+            store,
+            models,
+            held_out_share=held_out_share,
+            mode=Mode(mode) if mode else None,
+            tranche=Tranche(tranche) if tranche else None,
+            file=None if file is None else data_file(workspace, file),
         )
+    for sentence in evaluated.notes:
+        note(sentence)
     if html is not None:
-        write_preference_report(evaluation, html, model)
+        write_preference_reports(evaluated.evaluations, html, evaluated.data, evaluated.notes)
         note(f"Wrote {html}")
-    emit(evaluation.model_dump(mode="json", exclude={"worst", "scores_by_tranche"}), as_json)
+    numbers = {
+        name: evaluation.model_dump(mode="json", exclude={"worst", "scores_by_tranche", "differences"})
+        for name, evaluation in evaluated.evaluations.items()
+    }
+    emit(numbers if len(models) > 1 else numbers[models[0]], as_json)
 
 
 @eval_.command()

@@ -22,7 +22,7 @@ def _run_options(command: Command) -> Command:
         click.argument("run", type=click.Path(path_type=Path, dir_okay=False)),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of the file."),
         click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint."),
-        click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop."),
+        click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop; writes nothing."),
         workspace_option,
         json_option,
     ]
@@ -50,13 +50,16 @@ def lm(run: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool, works
 def preference(
     run: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool, workspace_path: Path, as_json: bool
 ) -> None:
-    """A preference model on the workspace's judgments, or PM pre-training on the tiny world's contrast pairs."""
-    from prefloop.loop.runs import run_preference
+    """A preference model on the workspace's judgments, or PM pre-training on ranked answers or contrast pairs.
+
+    With --dry-run also steps, tokens, and the memory and time that the run will take here, from a few steps of it.
+    """
+    from prefloop.loop.runs import estimate_preference_run, run_preference
     from prefloop.train.preference import PreferenceRun
 
     settings = PreferenceRun.load([run], overrides)
     if dry_run:
-        emit(settings.model_dump(mode="json"), as_json)
+        emit(estimate_preference_run(Workspace(workspace_path), settings), as_json)
     else:
         emit(run_preference(Workspace(workspace_path), settings, resume=resume), as_json)
 

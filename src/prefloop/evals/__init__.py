@@ -3,21 +3,30 @@
 Know no training; results are nouns with intervals, rows of the store where one is given, and HTML pages.
 """
 
+from prefloop.evals.baselines import Agreement, TfidfRegression, worker_agreement
 from prefloop.evals.elo import SnapshotElo, evaluate_elo
 from prefloop.evals.policy import PolicyEvaluation, SideBySide, evaluate_policy
 from prefloop.evals.preference import PreferenceEvaluation, ScoredPair, evaluate_preference, fitted_temperature
-from prefloop.evals.preference_report import add_preference_sections, write_preference_report
+from prefloop.evals.preference_report import (
+    add_preference_sections,
+    write_preference_report,
+    write_preference_reports,
+)
 
 __all__ = [
+    "Agreement",
     "PolicyEvaluation",
     "PreferenceEvaluation",
     "ScoredPair",
     "SideBySide",
     "SnapshotElo",
+    "TfidfRegression",
     "add_preference_sections",
     "evaluate_elo",
     "evaluate_policy",
     "evaluate_preference",
     "fitted_temperature",
+    "worker_agreement",
     "write_preference_report",
+    "write_preference_reports",
 ]

@@ -8,16 +8,26 @@ A pair is right when the chosen reply has the higher score; equal scores count h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 from pydantic import Field
 from scipy import optimize, special
 
 from prefloop.errors import DataError
+from prefloop.evals.baselines import Agreement, judged_twice, worker_agreement
+from prefloop.evals.slices import slice_names, slice_order
 from prefloop.models.preference import conversation_key
 from prefloop.schema import EvalResult, Interval, Message, Noun, PreferencePair, Scorer
-from prefloop.stats import Calibration, calibration, clustered_mean, clustered_ratio, clustered_share
+from prefloop.stats import (
+    AboveThreshold,
+    Calibration,
+    accuracy_above,
+    calibration,
+    clustered_mean,
+    clustered_ratio,
+    clustered_share,
+)
 from prefloop.stats.intervals import LEVEL, Floats
 from prefloop.store import Store
 
@@ -25,15 +35,6 @@ __all__ = ["PreferenceEvaluation", "ScoredPair", "evaluate_preference", "fitted_
 
 _PAIRS_A_BLOCK = 256
 _WORST = 10
-_GRADES = {1: "much better", 2: "better", 3: "slightly better", 4: "about the same"}
-_LENGTH_RATIOS = (0.5, 0.8, 1.25, 2.0)
-_LENGTH_NAMES = (
-    "under 1/2 as long",
-    "1/2 to 4/5 as long",
-    "about as long",
-    "5/4 to 2 times as long",
-    "over 2 times as long",
-)
 
 
 class ScoredPair(Noun):
@@ -60,7 +61,9 @@ class PreferenceEvaluation(Noun):
     longer_reply: Interval = Field(description="accuracy of always taking the longer reply (equal lengths half)")
     shorter_reply: Interval
     above_length: Interval = Field(description="accuracy less that of the better of the two length baselines")
-    slices: Mapping[str, Mapping[str, Interval]] = Field(description="accuracy by tranche, mode, turn, length, grade")
+    slices: Mapping[str, Mapping[str, Interval]] = Field(
+        description="accuracy by tranche, mode, turn, length, grade, worker"
+    )
     calibration: Calibration
     temperature: Interval | None = Field(
         description="differences divided by this are calibrated best: above 1 the PM is over-confident; None where no "
@@ -73,7 +76,15 @@ class PreferenceEvaluation(Noun):
     share_of_best: Interval | None = Field(
         None, description="(expected_accuracy - 0.5) / (best_possible - 0.5): how far of the way from chance to best"
     )
+    words: Interval | None = Field(None, description="accuracy of a TF-IDF regression, where one was given")
+    above_words: Interval | None = Field(None, description="accuracy less that of the regression, pair by pair")
+    agreement: Agreement | None = Field(None, description="of two workers, where two judged the same comparison")
+    above_threshold: tuple[AboveThreshold, ...] = Field(
+        (), description="accuracy on pairs both of whose scores reach a threshold, counted from the mean score"
+    )
+    unknown: tuple[str, ...] = Field((), description="what these comparisons cannot tell, a sentence each")
     scores_by_tranche: Mapping[str, tuple[float, ...]] = Field(description="raw scores of both replies")
+    differences: tuple[float, ...] = Field((), description="score(chosen) - score(rejected) of every pair")
     worst: tuple[ScoredPair, ...] = Field(description="the most confident errors, worst first")
 
     def results(self, model_id: str, data: str = "") -> list[EvalResult]:
@@ -89,6 +100,10 @@ class PreferenceEvaluation(Noun):
             "expected_accuracy": self.expected_accuracy,
             "best_possible": self.best_possible,
             "share_of_best": self.share_of_best,
+            "words": self.words,
+            "above_words": self.above_words,
+            "worker_agreement": self.agreement.two_workers if self.agreement else None,
+            "agreement_ceiling": self.agreement.ceiling if self.agreement else None,
         }
         rows = [(name, value, data) for name, value in metrics.items() if value is not None]
         for kind, values in self.slices.items():
@@ -106,6 +121,8 @@ def evaluate_preference(
     pairs: Sequence[PreferencePair],
     *,
     choice_probabilities: Sequence[float] | None = None,
+    words: Scorer | None = None,
+    groups: Sequence[str] | None = None,
     store: Store | None = None,
     model_id: str = "",
     data: str = "",
@@ -116,6 +133,8 @@ def evaluate_preference(
     Args:
         choice_probabilities: where known (a simulated worker's), the probability of each pair that `chosen` is the
             side that a fresh judgment prefers.
+        words: a `TfidfRegression` of the training pairs, to compare with.
+        groups: a name for each pair, for slices of the caller's own.
         store: keeps the numbers as EvalResult rows of `model_id` on `data`.
         seed: of the bootstrap.
 
@@ -128,19 +147,41 @@ def evaluate_preference(
         raise DataError(
             f"{len(choice_probabilities)} choice probabilities do not fit {len(pairs)} pairs; give as many."
         )
+    if groups is not None and len(groups) != len(pairs):
+        raise DataError(f"{len(groups)} groups do not fit {len(pairs)} pairs; give as many.")
     scored, kept = _score(scorer, pairs)
     differences = np.array([item.difference for item in scored])
     if not np.isfinite(differences).all():
         raise DataError(f"{(~np.isfinite(differences)).sum()} of {len(scored)} differences are not finite; train anew.")
-    clusters: list[Hashable] = [conversation_key(item.pair) for item in scored]
+    clusters = [conversation_key(item.pair) for item in scored]
     right = _right(differences)
+    kept_pairs = [item.pair for item in scored]
+    names = slice_names(kept_pairs) | ({} if groups is None else {"group": [groups[place] for place in kept]})
+    chosen_scores, rejected_scores = (
+        np.array([getattr(item, name) for item in scored]) for name in ("score_chosen", "score_rejected")
+    )
+    mean_score = (chosen_scores.mean() + rejected_scores.mean()) / 2
 
     def share(values: Floats) -> Interval:
         return clustered_share(values, clusters, seed=seed)
 
     longer = _right(np.array([len(item.pair.chosen) - len(item.pair.rejected) for item in scored], dtype=np.float64))
     best_length = longer if longer.mean() >= 0.5 else 1 - longer
-    known = {}
+    known: dict[str, Interval | Agreement] = {}
+    unknown = []
+    if words is not None:
+        word_right = _right(np.array([item.difference for item in _score(words, kept_pairs)[0]]))
+        known |= {
+            "words": share(word_right),
+            "above_words": clustered_mean(right - word_right, clusters, bounds=(-1.0, 1.0), seed=seed),
+        }
+    try:
+        agreement = worker_agreement(kept_pairs, clusters, seed)
+        twice = judged_twice(kept_pairs)
+        on_same = clustered_share(right[twice], [clusters[place] for place in twice], seed=seed)
+        known["agreement"] = agreement.model_copy(update={"model": on_same})
+    except DataError as error:
+        unknown.append(str(error))
     if choice_probabilities is not None:
         chosen = np.asarray(choice_probabilities, dtype=np.float64)[kept]
         expected, best = chosen * right + (1 - chosen) * (1 - right), np.maximum(chosen, 1 - chosen)
@@ -157,10 +198,13 @@ def evaluate_preference(
         longer_reply=share(longer),
         shorter_reply=share(1 - longer),
         above_length=clustered_mean(right - best_length, clusters, bounds=(-1.0, 1.0), seed=seed),
-        slices=_slices(scored, right, clusters, seed),
+        slices=_slices(names, right, clusters, seed),
         calibration=calibration(differences, clusters, seed=seed),
         temperature=fitted_temperature(differences, clusters),
+        above_threshold=accuracy_above(chosen_scores - mean_score, rejected_scores - mean_score, clusters, seed=seed),
+        unknown=tuple(unknown),
         scores_by_tranche=_scores_by_tranche(scored),
+        differences=tuple(differences.tolist()),
         worst=tuple(worst[:_WORST]),
         **known,
     )
@@ -243,39 +287,16 @@ def _right(differences: Floats) -> Floats:
 
 
 def _slices(
-    scored: Sequence[ScoredPair], right: Floats, clusters: Sequence[Hashable], seed: int
+    names: Mapping[str, Sequence[str]], right: Floats, clusters: Sequence[Hashable], seed: int
 ) -> dict[str, dict[str, Interval]]:
     """Accuracy by each property, in the property's own order."""
     slices: dict[str, dict[str, Interval]] = {}
-    for kind, (name_of, order) in _SLICES.items():
-        names = [name_of(item.pair) for item in scored]
+    for kind, of_pair in names.items():
         slices[kind] = {}
-        for name in sorted(set(names), key=lambda name: (order.index(name) if name in order else len(order), name)):
-            places = [place for place, other in enumerate(names) if other == name]
+        for name in slice_order(kind, of_pair):
+            places = [place for place, other in enumerate(of_pair) if other == name]
             slices[kind][name] = clustered_share(right[places], [clusters[place] for place in places], seed=seed)
     return slices
-
-
-def _length_name(pair: PreferencePair) -> str:
-    ratio = (len(pair.chosen) + 1) / (len(pair.rejected) + 1)
-    return _LENGTH_NAMES[int(np.searchsorted(_LENGTH_RATIOS, ratio))]
-
-
-def _grade_name(pair: PreferencePair) -> str:
-    return "no grade" if pair.grade is None else _GRADES[min(pair.grade, 9 - pair.grade)]
-
-
-def _turn_name(pair: PreferencePair) -> str:
-    return str(pair.turn) if pair.turn < 5 else "5 and later"
-
-
-_SLICES: dict[str, tuple[Callable[[PreferencePair], str], tuple[str, ...]]] = {
-    "tranche": (lambda pair: pair.tranche.value, ("base", "rejection_sampled", "online")),
-    "mode": (lambda pair: pair.mode.value, ("helpful", "red_team")),
-    "turn": (_turn_name, ("1", "2", "3", "4", "5 and later")),
-    "chosen reply": (_length_name, _LENGTH_NAMES),
-    "grade": (_grade_name, (*_GRADES.values(), "no grade")),
-}
 
 
 def _scores_by_tranche(scored: Sequence[ScoredPair]) -> dict[str, tuple[float, ...]]:

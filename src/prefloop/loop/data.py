@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
+from prefloop.errors import DataError
 from prefloop.schema import Message, Mode, PreferencePair, Tranche
 from prefloop.store import Store
 
@@ -43,6 +44,46 @@ def split(pairs: Iterable[PreferencePair], held_out_share: float) -> Split:
     for pair in pairs:
         (held_out if place(pair) >= 1.0 - held_out_share else training).append(pair)
     return Split(training, held_out)
+
+
+def mixed(
+    pairs: Sequence[PreferencePair], red_team_share: float | None, mix_pairs: int = 0, seed: int = 0
+) -> list[PreferencePair]:
+    """Helpful and red-team pairs in given shares (paper 5.1), in their order; None takes all as they are.
+
+    Conversations are taken in an order drawn by `seed`, which shares do not change: a larger share of a mode holds the
+    smaller one.
+
+    Args:
+        mix_pairs: how many in all; 0 takes as many as the shares allow.
+
+    Errors:
+        DataError: a mode has fewer pairs than its share needs, or none at all.
+    """
+    if red_team_share is None:
+        return list(pairs)
+    shares = {Mode.HELPFUL: 1 - red_team_share, Mode.RED_TEAM: red_team_share}
+    there = {mode: [i for i, pair in enumerate(pairs) if pair.mode == mode] for mode in shares}
+    total = mix_pairs or min(int(len(there[mode]) / share) for mode, share in shares.items() if share > 0)
+    red_team = round(total * red_team_share)
+    wanted = {Mode.HELPFUL: total - red_team, Mode.RED_TEAM: red_team}
+    for mode, count in wanted.items():
+        if count > len(there[mode]) or (shares[mode] > 0 and not there[mode]):
+            raise DataError(
+                f"red_team_share = {red_team_share:g} needs {max(count, 1)} {mode.value} pairs and there are "
+                f"{len(there[mode])}; lower mix_pairs, or change the share."
+            )
+    kept = set()
+    for mode, count in wanted.items():
+        drawn = sorted(there[mode], key=lambda place: (_draw(pairs[place], seed), place))
+        kept.update(drawn[:count])
+    return [pair for place, pair in enumerate(pairs) if place in kept]
+
+
+def _draw(pair: PreferencePair, seed: int) -> bytes:
+    """The place of a pair's conversation in the order of `seed`."""
+    opening = next((message.text for message in pair.context if message.role == "user"), "")
+    return hashlib.sha256(f"mix {seed} {pair.conversation_id} {opening}".encode()).digest()
 
 
 def stored_pairs(

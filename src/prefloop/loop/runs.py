@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefloop.errors import ConfigError, DataError, ModelError, UserError
 from prefloop.evals import evaluate_policy, evaluate_preference, write_preference_report
-from prefloop.loop.data import conversations_of, evenly, half_of, prompts_of, split, stored_pairs
+from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, split, stored_pairs
 from prefloop.loop.snapshots import model_path, register
 from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.language import load_language_model, window_tokens
@@ -22,11 +23,13 @@ from prefloop.sandbox import Population, contrast_pairs, dialogues, draw_prompts
 from prefloop.sandbox.contrasts import PRE_TRAINING_WAYS
 from prefloop.sandbox.limits import contrast_accuracy, known_pairs
 from prefloop.sandbox.tiny import CHAT_MODEL, SHIPPED, tiny_model
-from prefloop.schema import PreferencePair, SamplingSettings
+from prefloop.schema import Interval, PreferencePair, SamplingSettings
 from prefloop.store import Store
+from prefloop.store.formats import ranked_pairs, read_ranked
 from prefloop.train.lm import LanguageRun, train_language_model
 from prefloop.train.policy import PolicyRun, train_policy
 from prefloop.train.preference import PreferenceRun, train_preference
+from prefloop.train.preference_estimate import estimate_preference
 from prefloop.workspace import Workspace
 
 _EVALUATION_PROMPTS = 256
@@ -75,6 +78,9 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
             "pairs": trained.pairs,
             "dropped_long_pairs": trained.dropped_long_pairs,
             "dropped_turns": trained.dropped_turns,
+            "dropped_identical_pairs": trained.dropped_identical_pairs,
+            "dropped_blank_pairs": trained.dropped_blank_pairs,
+            "dropped_weightless_pairs": trained.dropped_weightless_pairs,
         }
         if data.held_out:
             evaluation = evaluate_preference(
@@ -98,6 +104,19 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
     return result
 
 
+def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[str, Any]:
+    """`prefloop train preference --dry-run`: the settings, and what the run will take here. Writes nothing."""
+    with workspace.store() as store:
+        resolved = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+        data = _preference_data(store, resolved)
+    estimate = estimate_preference(resolved, data.training)
+    plain = {
+        name: value.model_dump(mode="json") if isinstance(value, Interval) else value
+        for name, value in estimate._asdict().items()
+    }
+    return {"settings": run.model_dump(mode="json"), "held_out_pairs": len(data.held_out), "estimate": plain}
+
+
 class _PreferenceData(NamedTuple):
     """`probabilities`: of the held-out pairs' choices, where they are known."""
 
@@ -107,6 +126,9 @@ class _PreferenceData(NamedTuple):
 
 
 def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
+    sources = [name for name in ("ranked_files", "sandbox_contrasts", "sandbox_judgments") if getattr(run, name)]
+    if len(sources) > 1:
+        raise ConfigError(f"{' and '.join(sources)} are set, and a run has one source of pairs; leave one of them.")
     if run.sandbox_judgments:
         chat = load_language_model(tiny_model(CHAT_MODEL))
         sampler, traits = TorchSampler(chat.model, chat.renderer, CHAT_MODEL), Population(seed=run.seed).traits()
@@ -118,12 +140,19 @@ def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
         return _PreferenceData(
             [item.pair for item in judged], [item.pair for item in known], [item.probability for item in known]
         )
-    if run.sandbox_contrasts:
+    if run.ranked_files:
+        questions = chain.from_iterable(read_ranked(file) for file in run.ranked_files)
+        ranked = ranked_pairs(questions, is_binary=run.ranked_binary, most=run.ranked_pairs_per_question, seed=run.seed)
+        pairs = list(ranked)
+        if not pairs:
+            raise DataError("No question of ranked_files has two answers of different scores; give other files.")
+    elif run.sandbox_contrasts:
         pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=PRE_TRAINING_WAYS))
     else:
         pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)
-    return _PreferenceData([pair for pair in training if run.half in (None, half_of(pair))], held_out)
+    training = [pair for pair in training if run.half in (None, half_of(pair))]
+    return _PreferenceData(mixed(training, run.red_team_share, run.mix_pairs, run.seed), held_out)
 
 
 def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from prefloop.losses.ppo import (
     token_logps,
     value_loss,
 )
-from prefloop.losses.preference import preference_losses
+from prefloop.losses.preference import centring_penalties, preference_losses
 
 __all__ = [
     "Advantages",
     "PolicyLoss",
     "SequenceKL",
     "ValueLoss",
+    "centring_penalties",
     "explained_variance",
     "generalised_advantages",
     "k1",

@@ -33,6 +33,7 @@ from prefloop.schema import Message, PreferencePair
 __all__ = ["EncodedPair", "EncodedReply", "PreferenceModel", "conversation_key"]
 
 _CLASSIFIER = "ForSequenceClassification"
+_FORMAT = "conversation_format"  # in config.json: how the conversations that it learned from were written
 _TOKENS_A_FORWARD = 16_384  # of the sequences before sharing; bounds the memory of scoring
 
 
@@ -66,7 +67,8 @@ class PreferenceModel:
         max_tokens: longest sequence; defaults to the model's window.
 
     Errors:
-        ModelError: no such head, more than one label, or a trunk that cannot share beginnings exactly.
+        ModelError: no such head, more than one label, a trunk that cannot share beginnings exactly, or a renderer that
+            writes conversations otherwise than the model learned them.
     """
 
     def __init__(self, model: Any, renderer: Renderer, *, row_tokens: int = 256, max_tokens: int | None = None) -> None:
@@ -84,6 +86,12 @@ class PreferenceModel:
         self.row_tokens: int = row_tokens
         window = window_tokens(model)
         self.max_tokens: int = window if max_tokens is None else min(max_tokens, window)
+        made_with = getattr(model.config, _FORMAT, None)
+        if made_with not in (None, renderer.format):
+            raise ModelError(
+                f"The preference model was trained on conversations written as {made_with} and its tokenizer now "
+                f"writes them as {renderer.format}; put back the tokenizer and chat template that it was saved with."
+            )
 
     @staticmethod
     def is_at(path: str | Path) -> bool:
@@ -157,7 +165,30 @@ class PreferenceModel:
 
     def save(self, path: Path) -> Path:
         """Writes a plain Hugging Face folder, tokenizer beside, whole or not at all."""
+        setattr(self.model.config, _FORMAT, self.renderer.format)
         return save_model(self.model, self.renderer.tokenizer, path)
+
+    def set_scale(self, scores: Sequence[float]) -> None:
+        """Notes mean and population standard deviation of reference scores in the config, under OpenRLHF's names.
+
+        Raw scores stay what they are; OpenRLHF, asked to normalise, and `normalised` take (score - mean) / std. Scores
+        that do not differ give no scale: none is noted.
+        """
+        values = torch.tensor(scores, dtype=torch.float64)
+        std = values.std(correction=0).item() if len(scores) else 0.0
+        is_scale = 0 < std < float("inf")
+        self.model.config.mean, self.model.config.std = (values.mean().item(), std) if is_scale else (None, None)
+
+    def normalised(self, scores: Sequence[float]) -> list[float]:
+        """Scores less the mean of the reference samples, in their standard deviations.
+
+        Errors:
+            ModelError: the model has no such scale (`set_scale`).
+        """
+        mean, std = (getattr(self.model.config, name, None) for name in ("mean", "std"))
+        if mean is None or std is None:
+            raise ModelError("The preference model has no mean and std in its config.json; train it again to set them.")
+        return [(score - mean) / std for score in scores]
 
     @property
     def device(self) -> torch.device:

@@ -192,6 +192,41 @@ def calibration_plot(curves: Mapping[str, Sequence[tuple[float, Interval]]], *, 
     return Plot(title, svg, ("scores", "mean difference", "promised", "accuracy"), tuple(rows))
 
 
+def curve_plot(
+    curves: Mapping[str, Sequence[tuple[float, Interval]]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    reference: float | None = None,
+    reference_label: str = "",
+    log_x: bool = False,
+) -> Plot:
+    """Values with their 95% whiskers over a number: by name, (x, value) of each point.
+
+    Errors:
+        DataError: no points, or x <= 0 on a logarithmic axis.
+    """
+    if not any(curves.values()):
+        raise DataError(f"The curve {title!r} has 0 points; give at least one.")
+    if log_x and any(x <= 0 for points in curves.values() for x, _ in points):
+        raise DataError(f"The curve {title!r} has x <= 0 on a logarithmic axis; leave that point out.")
+    with _figure() as (figure, axes, save):
+        for (name, points), (colour, dash, mark) in zip(curves.items(), _looks(), strict=False):
+            _whiskered(axes, [x for x, _ in points], [value for _, value in points], colour, dash, mark, name)
+        if log_x:
+            _plain_log_ticks(axes)
+        if reference is not None:
+            line = {"color": _INK, "linewidth": 1.2, "linestyle": (0, (4, 2)), "zorder": 0}
+            axes.axhline(reference, label=reference_label or None, **line)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        if len(curves) > 1 or reference_label:
+            _legend(figure)
+        svg = save(title)
+    rows = [(name, x, value) for name, points in curves.items() for x, value in points]
+    return Plot(title, svg, ("series", x_label, y_label), tuple(rows))
+
+
 def interval_plot(
     values: Mapping[str, Interval],
     *,

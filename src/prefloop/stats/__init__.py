@@ -7,7 +7,7 @@ estimated raises a DataError whose sentence says what is missing.
 
 from prefloop.stats.agreement import krippendorff_alpha, raw_agreement
 from prefloop.stats.bias import LengthBias, length_bias, logit, position_bias
-from prefloop.stats.calibration import Calibration, CalibrationBin, calibration
+from prefloop.stats.calibration import AboveThreshold, Calibration, CalibrationBin, accuracy_above, calibration
 from prefloop.stats.duplicates import NearDuplicate, duplicate_groups, near_duplicates, normalised
 from prefloop.stats.fits import LinearFit, linear_fit
 from prefloop.stats.intervals import (
@@ -22,6 +22,7 @@ from prefloop.stats.rating import ELO_PER_NAT, EloTable, PairRecord, bradley_ter
 
 __all__ = [
     "ELO_PER_NAT",
+    "AboveThreshold",
     "Calibration",
     "CalibrationBin",
     "EloTable",
@@ -29,6 +30,7 @@ __all__ = [
     "LinearFit",
     "NearDuplicate",
     "PairRecord",
+    "accuracy_above",
     "bootstrap_interval",
     "bradley_terry",
     "calibration",

@@ -1,4 +1,6 @@
-"""How far a scorer's differences are probabilities (paper 3.3, Figure 9). Knows differences, not scorers."""
+"""How far scores can be trusted: differences as probabilities (paper 3.3, Figure 9), and accuracy among high scores
+(Figure 25). Knows scores, not scorers.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
+from prefloop.errors import DataError
 from prefloop.schema import Interval, Noun
 from prefloop.stats.intervals import (
     RESAMPLES,
@@ -28,6 +31,13 @@ class CalibrationBin(Noun):
     high: float
     mean_difference: float
     expected: float = Field(description="mean of 1/(1+exp(-|difference|)) in the bin")
+    accuracy: Interval
+
+
+class AboveThreshold(Noun):
+    """Accuracy on the pairs both of whose scores are at least `threshold`."""
+
+    threshold: float
     accuracy: Interval
 
 
@@ -91,3 +101,32 @@ def calibration(
         resamples=resamples,
     )
     return Calibration(bins=tuple(rows), accuracy=accuracy, expected_accuracy=promised, calibration_error=error)
+
+
+def accuracy_above(
+    scores_chosen: Sequence[float] | Floats,
+    scores_rejected: Sequence[float] | Floats,
+    clusters: Labels | None = None,
+    *,
+    thresholds: int = 10,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> tuple[AboveThreshold, ...]:
+    """Accuracy (ties half) against a lower bound on both scores of a pair.
+
+    The thresholds lie where each keeps about one share of 1 / `thresholds` of the pairs less than the one before.
+
+    Errors:
+        DataError: no scores, one that is not finite, or lengths that differ.
+    """
+    chosen, rejected = finite_array(scores_chosen), finite_array(scores_rejected)
+    if len(chosen) != len(rejected) or len(chosen) == 0:
+        raise DataError(f"{len(chosen)} and {len(rejected)} scores do not pair up; give one of each for every pair.")
+    labels = observation_codes(clusters, len(chosen))
+    right, lower = (np.sign(chosen - rejected) + 1) / 2, np.minimum(chosen, rejected)
+    rows = []
+    for threshold in np.unique(np.quantile(lower, np.arange(thresholds) / thresholds, method="higher")):
+        is_here = lower >= threshold
+        accuracy = clustered_share(right[is_here], labels[is_here], seed=seed, resamples=resamples)
+        rows.append(AboveThreshold(threshold=float(threshold), accuracy=accuracy))
+    return tuple(rows)

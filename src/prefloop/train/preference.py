@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,10 +29,13 @@ from prefloop.config import NAME, Config
 from prefloop.errors import DataError, TrainingError
 from prefloop.losses import preference_losses
 from prefloop.models.checkpoint import latest_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
-from prefloop.models.preference import EncodedPair, PreferenceModel, conversation_key
+from prefloop.models.preference import PreferenceModel, conversation_key
 from prefloop.runs import RunFolder
 from prefloop.schema import Mode, PreferencePair, Tranche
+from prefloop.train.lessons import Lessons, read_worker_weights, usable_pairs
+from prefloop.train.preference_step import Lesson, StepLosses, backward, encode
 
+_SCALE_PAIRS = 1000  # to measure mean and deviation of the scores on
 _BFLOAT16_FROM_PARAMETERS = 2_000_000  # measured on AVX-512: at 0.9 M no faster than fp32, at 3.4 M 1.6 times
 
 
@@ -47,6 +50,11 @@ class PreferenceRun(Config):
     sandbox_judgments: int = Field(
         0, ge=0, description="simulated judgments of the tiny chat model's replies instead of the workspace's"
     )
+    ranked_files: tuple[Path, ...] = Field(
+        (), description="ranked answers (PM pre-training): Stack Exchange's Posts.xml or JSON lines, plain or gzipped"
+    )
+    ranked_binary: bool = Field(True, description="each ranked A > B as GOOD: A > BAD: A and BAD: B > GOOD: B")
+    ranked_pairs_per_question: int = Field(4, ge=1, description="ranked pairs drawn from one question at most")
     half: Literal["a", "b"] | None = Field(None, description="only this half of the conversations (paper 4.2)")
     mode: Mode | None = Field(None, description="only comparisons of this mode; empty takes both")
     tranche: Tranche | None = Field(None, description="only comparisons of this tranche; empty takes all")
@@ -59,6 +67,24 @@ class PreferenceRun(Config):
     weight_decay: float = Field(0.01, ge=0.0, description="of matrices; norms do not decay")
     max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
     label_smoothing: float = Field(0.0, ge=0.0, lt=0.5, description="share of judgments taken to be wrong")
+    grade_probabilities: tuple[float, ...] = Field(
+        (), max_length=4, description="chance that the chosen reply is better, by grade from 'much better' on; empty: 1"
+    )
+    worker_weights: Path | None = Field(
+        None, description="JSON file of worker id to weight (at least 0, 0 leaves out); others weigh 1"
+    )
+    red_team_weight: float = Field(
+        1.0, ge=0.0, description="lambda: weight of red-team comparisons beside helpful ones (paper 5.1)"
+    )
+    red_team_share: float | None = Field(
+        None, ge=0.0, le=1.0, description="share of red-team comparisons in training; empty takes what is there"
+    )
+    mix_pairs: int = Field(
+        0, ge=0, description="comparisons of a mix with red_team_share; 0 takes as many as its shares allow"
+    )
+    centring: float = Field(
+        0.0, ge=0.0, description="weight of the squared mean score of a comparison: holds the zero of the scores"
+    )
     language_weight: float = Field(
         0.0, ge=0.0, description="of the language-model loss on the chosen texts, beside the preference loss"
     )
@@ -79,11 +105,18 @@ class PreferenceRun(Config):
     saved_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the written weights")
     evaluate_every_steps: int = Field(0, ge=0, description="steps between looks at the held-out pairs; 0: at the end")
     checkpoint_every_steps: int = Field(100, ge=1, description="steps that a killed run loses at most")
-    seed: int = Field(0, description="of a fresh head, the order and simulated data")
+    seed: int = Field(0, description="of a fresh head, the order, a mix and simulated data")
+
+    @field_validator("grade_probabilities")
+    @classmethod
+    def _better_is_likelier(cls, chances: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0.5 <= chance <= 1 for chance in chances):
+            raise ValueError("the chosen reply is the better one with a chance from 0.5 to 1")
+        return chances
 
 
 class PreferenceTraining(NamedTuple):
-    """What training gives. `dropped_*` counts pairs by reason; a pair of several epochs counts in each."""
+    """What training gives. `dropped_*` counts pairs by reason, `pairs` and `dropped_long_pairs` in every epoch."""
 
     model: PreferenceModel
     path: Path
@@ -92,6 +125,8 @@ class PreferenceTraining(NamedTuple):
     dropped_identical_pairs: int
     dropped_long_pairs: int
     dropped_turns: int
+    dropped_blank_pairs: int
+    dropped_weightless_pairs: int
 
 
 def train_preference(
@@ -110,20 +145,26 @@ def train_preference(
         ModelError: `run.start` is no model to start from.
         TrainingError: a loss is not finite; the last checkpoint stays.
     """
-    usable = _usable(pairs)
+    usable = usable_pairs(pairs)
+    lessons = Lessons.of(
+        usable.pairs,
+        grade_probabilities=run.grade_probabilities,
+        worker_weights=None if run.worker_weights is None else read_worker_weights(run.worker_weights),
+        red_team_weight=run.red_team_weight,
+    )
     model = start_model(run)
     output = model.output_embedding(run.start) if run.language_weight else None
-    optimizer = _optimizer(model, run)
+    optimizer = optimizer_of(model, run)
     dtype = autocast_dtype(run, model)
-    plan = _Plan(usable, run)
-    counts = {"pairs": 0, "dropped_long_pairs": 0, "dropped_turns": 0}
-    fingerprint = _fingerprint(usable)
+    plan = _Plan(lessons.pairs, run)
+    counts = _no_counts()
+    fingerprint = _fingerprint(lessons)
     first_step, last_saved = 0, None
     if resume and (checkpoint := latest_checkpoint(folder.checkpoints)) is not None:
         if checkpoint.state["data"] != fingerprint:
             raise DataError(
-                f"{folder.path} was started on other pairs than these {len(usable)}; resume it with its own data, or "
-                "start a new run."
+                f"{folder.path} was started on other pairs or weights than these {len(lessons.pairs)}; resume it "
+                "with its own data, or start a new run."
             )
         model.model.load_state_dict(checkpoint.part("model"))
         load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
@@ -135,45 +176,26 @@ def train_preference(
     )
     for step in bar:
         number = step + 1
-        encoded = _encode(model, plan.step(step), counts)
+        places = plan.places(step)
+        chances, weights = ([values[place] for place in places] for values in (lessons.probabilities, lessons.weights))
+        encoded = encode(model, [lessons.pairs[place] for place in places], counts, chances, weights)
         rate = run.learning_rate * _schedule(step, len(plan), run)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        chosen, rejected = [], []
         row: dict[str, Any] = {"step": number, "preference/learning_rate": rate, "preference/pairs": len(encoded)}
-        tokens = tokens_unshared = 0
-        total_loss = total_language_loss = 0.0
-        for part in _parts(encoded, run.tokens_per_forward):
-            batch = model.pack([ids for pair in part for ids in (pair.chosen, pair.rejected)])
-            with torch.autocast(model.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-                if output is None:
-                    scores, language_loss = model.forward_packed(batch), torch.zeros((), device=model.device)
-                else:
-                    chosen_ones = range(0, 2 * len(part), 2)
-                    scores, language_loss = model.forward_packed_with_language(batch, chosen_ones, output)
-            loss = preference_losses(scores[0::2], scores[1::2], run.label_smoothing).sum() / len(encoded)
-            language_loss = language_loss / len(encoded)
-            (loss + run.language_weight * language_loss).backward()  # type: ignore[no-untyped-call]
-            total_loss += loss.item()
-            total_language_loss += language_loss.item()
-            chosen.append(scores[0::2].detach())
-            rejected.append(scores[1::2].detach())
-            tokens, tokens_unshared = tokens + batch.tokens, tokens_unshared + batch.tokens_unshared
         if encoded:
+            losses = backward_of(run, model, encoded, output, dtype)
             gradient_norm = torch.nn.utils.clip_grad_norm_(model.model.parameters(), run.max_gradient_norm).item()
-            if not (math.isfinite(total_loss) and math.isfinite(gradient_norm)):
+            if not (math.isfinite(losses.loss) and math.isfinite(gradient_norm)):
                 kept = f"the last checkpoint is {last_saved}" if last_saved else "no checkpoint was written yet"
                 raise TrainingError(
-                    f"Step {number} has loss {total_loss} and gradient norm {gradient_norm} ({kept}); lower "
+                    f"Step {number} has loss {losses.loss} and gradient norm {gradient_norm} ({kept}); lower "
                     f"learning_rate (now {run.learning_rate}) and start again."
                 )
             optimizer.step()
             optimizer.zero_grad()
-            row |= _step_metrics(torch.cat(chosen), torch.cat(rejected), total_loss, gradient_norm)
-            if output is not None:
-                row["preference/language_loss"] = total_language_loss
-            row |= {"preference/tokens": tokens, "preference/tokens_shared": 1 - tokens / tokens_unshared}
-            bar.set_postfix(loss=f"{total_loss:.3f}")
+            row |= _step_metrics(losses, gradient_norm, run)
+            bar.set_postfix(loss=f"{losses.loss:.3f}")
         is_last = number == len(plan)
         if held_out and (is_last or (run.evaluate_every_steps and number % run.evaluate_every_steps == 0)):
             row |= held_out_metrics(model, held_out)
@@ -189,15 +211,25 @@ def train_preference(
             )
     if counts["pairs"] == 0:
         raise DataError(
-            f"None of the {len(usable)} pairs fits max_context_tokens = {model.max_tokens}; raise it or take a model "
-            "with a longer window."
+            f"None of the {len(lessons.pairs)} pairs fits max_context_tokens = {model.max_tokens}; raise it or take a "
+            "model with a longer window."
         )
     if run.start_share:
         _blend(model, start_model(run), run.start_share)
-    model.model.to(getattr(torch, run.saved_dtype))  # what is evaluated next is what was saved
+    model.model.to(getattr(torch, run.saved_dtype)).to(torch.float32)  # what is scored next is what will be saved
+    _set_scale(model, held_out or lessons.pairs)
+    model.model.to(getattr(torch, run.saved_dtype))
     path = model.save(folder.path / "model")
     model.model.to(torch.float32)
-    return PreferenceTraining(model, path, len(plan), dropped_identical_pairs=len(pairs) - len(usable), **counts)
+    return PreferenceTraining(
+        model,
+        path,
+        len(plan),
+        dropped_identical_pairs=usable.identical,
+        dropped_blank_pairs=usable.blank,
+        dropped_weightless_pairs=lessons.dropped_weightless,
+        **counts,
+    )
 
 
 def start_model(run: PreferenceRun) -> PreferenceModel:
@@ -219,6 +251,19 @@ def _blend(model: PreferenceModel, start: PreferenceModel, start_share: float) -
         value.lerp_(weights[name].to(value.device), start_share)
 
 
+@torch.no_grad()
+def _set_scale(model: PreferenceModel, pairs: Sequence[PreferencePair]) -> None:
+    """Notes mean and deviation of the scores of both replies of reference pairs, evenly taken, beside the model."""
+    taken = [pairs[place * len(pairs) // _SCALE_PAIRS] for place in range(_SCALE_PAIRS)]
+    encoded = encode(model, taken if len(pairs) > _SCALE_PAIRS else pairs, _no_counts())
+    if encoded:
+        model.set_scale(model.score_ids([ids for one in encoded for ids in (one.ids.chosen, one.ids.rejected)]))
+
+
+def _no_counts() -> dict[str, int]:
+    return {"pairs": 0, "dropped_long_pairs": 0, "dropped_turns": 0}
+
+
 def autocast_dtype(run: PreferenceRun, model: PreferenceModel) -> torch.dtype | None:
     """The autocast type, or None for fp32. On a CPU bfloat16 pays with AVX-512 BF16 or AMX, and from a size on."""
     if run.dtype != "auto":
@@ -235,11 +280,10 @@ def held_out_metrics(model: PreferenceModel, held_out: Sequence[PreferencePair])
 
     What does not fit the window is left out.
     """
-    counts = {"pairs": 0, "dropped_long_pairs": 0, "dropped_turns": 0}
-    encoded = _encode(model, held_out, counts)
+    encoded = encode(model, held_out, _no_counts())
     if not encoded:
         return {}
-    scores = torch.tensor(model.score_ids([ids for pair in encoded for ids in (pair.chosen, pair.rejected)]))
+    scores = torch.tensor(model.score_ids([ids for one in encoded for ids in (one.ids.chosen, one.ids.rejected)]))
     losses = preference_losses(scores[0::2], scores[1::2])
     return {
         "preference/held_out_loss": losses.mean().item(),
@@ -264,65 +308,57 @@ class _Plan:
         return self._epochs * self._steps_an_epoch
 
     def step(self, step: int) -> list[PreferencePair]:
-        """The comparisons of one step; steps of an epoch differ by one comparison at most."""
+        """The comparisons of one step."""
+        return [self._pairs[place] for place in self.places(step)]
+
+    def places(self, step: int) -> list[int]:
+        """Where the comparisons of one step stand; steps of an epoch differ by one comparison at most."""
         epoch, place = divmod(step, self._steps_an_epoch)
         if epoch != self._epoch:
             shuffled = np.random.default_rng([self._seed, epoch]).permutation(len(self._conversations))
             self._order = np.array([index for name in shuffled for index in self._conversations[name]])
             self._epoch = epoch
         first, last = (len(self._order) * edge // self._steps_an_epoch for edge in (place, place + 1))
-        return [self._pairs[index] for index in self._order[first:last]]
+        return [int(index) for index in self._order[first:last]]
 
 
-def _usable(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    if not pairs:
-        raise DataError("There are no pairs to train on; collect or import comparisons, or widen mode and tranche.")
-    usable = [pair for pair in pairs if pair.chosen != pair.rejected]
-    if not usable:
-        raise DataError(
-            f"All {len(pairs)} pairs have the same text on both sides, so there is nothing to learn; check the import."
-        )
-    return usable
+def backward_of(
+    run: PreferenceRun,
+    model: PreferenceModel,
+    lessons: Sequence[Lesson],
+    output: Tensor | None,
+    dtype: torch.dtype | None,
+) -> StepLosses:
+    """`backward` with the settings of the run."""
+    return backward(
+        model,
+        lessons,
+        output=output,
+        dtype=dtype,
+        tokens_per_forward=run.tokens_per_forward,
+        label_smoothing=run.label_smoothing,
+        language_weight=run.language_weight,
+        centring=run.centring,
+    )
 
 
-def _encode(model: PreferenceModel, pairs: Sequence[PreferencePair], counts: dict[str, int]) -> list[EncodedPair]:
-    """Ids of the pairs that fit the window; adds to `counts`."""
-    encoded = []
-    for pair in pairs:
-        try:
-            both = model.encode_pair(pair)
-        except DataError:
-            counts["dropped_long_pairs"] += 1
-            continue
-        encoded.append(both)
-        counts["pairs"] += 1
-        counts["dropped_turns"] += both.dropped_turns
-    return encoded
-
-
-def _parts(encoded: Sequence[EncodedPair], tokens: int) -> Iterator[Sequence[EncodedPair]]:
-    """Runs of pairs of at most `tokens` tokens before sharing (a longer pair goes alone)."""
-    start, used = 0, 0
-    for index, pair in enumerate(encoded):
-        size = len(pair.chosen) + len(pair.rejected)
-        if index > start and used + size > tokens:
-            yield encoded[start:index]
-            start, used = index, 0
-        used += size
-    if start < len(encoded):
-        yield encoded[start:]
-
-
-def _step_metrics(chosen: Tensor, rejected: Tensor, loss: float, gradient_norm: float) -> dict[str, float]:
-    scores = torch.cat([chosen, rejected])
-    return {
-        "preference/loss": loss,
-        "preference/accuracy": _accuracy(chosen - rejected),
-        "preference/score_difference": (chosen - rejected).mean().item(),
+def _step_metrics(losses: StepLosses, gradient_norm: float, run: PreferenceRun) -> dict[str, float]:
+    scores, differences = torch.cat([losses.chosen, losses.rejected]), losses.chosen - losses.rejected
+    row = {
+        "preference/loss": losses.loss,
+        "preference/accuracy": _accuracy(differences),
+        "preference/score_difference": differences.mean().item(),
         "preference/score_mean": scores.mean().item(),
         "preference/score_std": scores.std(correction=0).item(),
         "preference/gradient_norm": gradient_norm,
+        "preference/tokens": losses.tokens,
+        "preference/tokens_shared": 1 - losses.tokens / losses.tokens_unshared,
     }
+    if run.language_weight:
+        row["preference/language_loss"] = losses.language_loss
+    if run.centring:
+        row["preference/centring_penalty"] = losses.centring
+    return row
 
 
 def _accuracy(differences: Tensor) -> float:
@@ -330,7 +366,7 @@ def _accuracy(differences: Tensor) -> float:
     return ((differences.sign() + 1) / 2).mean().item()
 
 
-def _optimizer(model: PreferenceModel, run: PreferenceRun) -> torch.optim.Optimizer:
+def optimizer_of(model: PreferenceModel, run: PreferenceRun) -> torch.optim.Optimizer:
     matrices = [parameter for parameter in model.model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": run.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -345,10 +381,12 @@ def _schedule(step: int, steps: int, run: PreferenceRun) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - run.warmup_steps) / max(steps - run.warmup_steps, 1)))
 
 
-def _fingerprint(pairs: Sequence[PreferencePair]) -> str:
+def _fingerprint(lessons: Lessons) -> str:
     """Hash of all that training sees of the pairs, in order."""
     digest = hashlib.sha256()
-    for pair in pairs:
+    for pair, *counted in zip(lessons.pairs, lessons.probabilities, lessons.weights, strict=True):
         texts = [conversation_key(pair), *(f"{turn.role}:{turn.text}" for turn in pair.context)]
         digest.update("\x1f".join([*texts, pair.chosen, pair.rejected, "\x1e"]).encode())
+        if counted != [1.0, 1.0]:
+            digest.update(repr(counted).encode())
     return digest.hexdigest()

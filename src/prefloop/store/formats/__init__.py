@@ -18,10 +18,21 @@ from prefloop.errors import DataError
 from prefloop.schema import Mode, Tranche
 from prefloop.store import ExportReport, ImportReport, Store
 from prefloop.store.formats import hh_rlhf, own, parquet, trl
+from prefloop.store.formats.comparisons import ComparisonFile, read_comparisons
 from prefloop.store.formats.files import check_exists, json_writer, write_line
+from prefloop.store.formats.ranked import ranked_pairs, read_ranked
 from prefloop.store.imports import Unusable
 
-__all__ = ["FORMATS", "Format", "export_file", "import_file"]
+__all__ = [
+    "FORMATS",
+    "ComparisonFile",
+    "Format",
+    "export_file",
+    "import_file",
+    "ranked_pairs",
+    "read_comparisons",
+    "read_ranked",
+]
 
 Format = Literal["hh-rlhf", "trl", "jsonl", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)

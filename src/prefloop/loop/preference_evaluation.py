@@ -1,0 +1,99 @@
+"""`prefloop eval preference`: models and comparisons of a workspace, or of a file, brought together. No formulas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from prefloop.errors import ConfigError, DataError
+from prefloop.evals import PreferenceEvaluation, TfidfRegression, evaluate_preference
+from prefloop.loop.data import split, stored_pairs
+from prefloop.loop.runs import load_preference_model
+from prefloop.schema import Mode, Tranche
+from prefloop.store import Store
+from prefloop.store.formats import read_comparisons
+from prefloop.workspace import Workspace
+
+
+class Evaluated(NamedTuple):
+    """By name of model; `data` says on which comparisons, `notes` are sentences that a reader must know."""
+
+    evaluations: dict[str, PreferenceEvaluation]
+    data: str
+    notes: tuple[str, ...]
+
+
+def evaluate_models(
+    workspace: Workspace,
+    store: Store,
+    models: Sequence[str],
+    *,
+    held_out_share: float,
+    mode: Mode | None = None,
+    tranche: Tranche | None = None,
+    file: Path | None = None,
+) -> Evaluated:
+    """Each model on the same held-out comparisons of the workspace, or on those of `file`; rows go into the store.
+
+    The TF-IDF regression beside them is trained on the workspace's training split of the same mode and tranche.
+
+    Errors:
+        ConfigError: a model is named twice.
+        DataError: no comparisons to evaluate on.
+    """
+    if len(set(models)) < len(models):
+        raise ConfigError(f"A model is named twice in {', '.join(models)}; name each once.")
+    training, held_out = split(stored_pairs(store, mode, tranche), held_out_share)
+    notes: list[str] = []
+    groups: list[str] | None = None
+    if file is not None:
+        held_out, groups, skipped = read_comparisons(file)
+        data = file.name
+        if skipped:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+            notes.append(f"{sum(skipped.values())} rows of {file.name} were left out: {reasons}.")
+    else:
+        data = " ".join([f"held-out {held_out_share:g}", *(part.value for part in (mode, tranche) if part)])
+        notes += _trained_on_some(workspace, store, models, held_out_share)
+    if not held_out:
+        raise DataError(
+            f"{len(training)} comparisons leave none to evaluate on at --held-out-share {held_out_share:g}; raise it."
+        )
+    words = None
+    try:
+        words = TfidfRegression(training)
+    except DataError as error:
+        notes.append(f"{error} So nothing is known of a TF-IDF regression here.")
+    evaluations = {
+        name: evaluate_preference(
+            load_preference_model(workspace, store, name),
+            held_out,
+            words=words,
+            groups=groups,
+            store=store,
+            model_id=name,
+            data=data,
+        )
+        for name in models
+    }
+    return Evaluated(evaluations, data, tuple(notes))
+
+
+def _trained_on_some(workspace: Workspace, store: Store, models: Sequence[str], held_out_share: float) -> list[str]:
+    """A sentence for each snapshot whose run kept fewer conversations apart than are evaluated on now."""
+    runs = {snapshot.name: snapshot.run_id for snapshot in store.snapshots() if snapshot.run_id}
+    notes = []
+    for name in models:
+        settings = workspace.runs / runs.get(name, "") / "config.json"
+        if name not in runs or not settings.is_file():
+            continue
+        run = json.loads(settings.read_text(encoding="utf-8"))
+        kept, is_sandbox = run.get("held_out_share", 1.0), run.get("sandbox_contrasts") or run.get("sandbox_judgments")
+        if kept < held_out_share and not is_sandbox:
+            notes.append(
+                f"{name} was trained with {kept:g} of the conversations held out and is evaluated on "
+                f"{held_out_share:g} of them, so it has seen some; evaluate with --held-out-share {kept:g}."
+            )
+    return notes

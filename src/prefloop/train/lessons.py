@@ -1,0 +1,117 @@
+"""What each comparison teaches a preference model: whether it can, how sure its label is, how much it counts.
+
+Responsible for usable pairs, label probabilities (from grades) and weights (by worker and by mode), whose mean over the
+training pairs is 1, so that the loss and the learning rate keep their scale. Knows no model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from prefloop.errors import ConfigError, DataError
+from prefloop.schema import GRADES, Mode, PreferencePair
+
+__all__ = ["Lessons", "UsablePairs", "read_worker_weights", "usable_pairs"]
+
+
+class UsablePairs(NamedTuple):
+    """Pairs that can teach, and how many could not, by reason."""
+
+    pairs: list[PreferencePair]
+    identical: int
+    blank: int
+
+
+def usable_pairs(pairs: Sequence[PreferencePair]) -> UsablePairs:
+    """The pairs whose two sides differ and have text.
+
+    Errors:
+        DataError: no pairs at all, or none that is left.
+    """
+    if not pairs:
+        raise DataError("There are no pairs to train on; collect or import comparisons, or widen mode and tranche.")
+    different = [pair for pair in pairs if pair.chosen != pair.rejected]
+    if not different:
+        raise DataError(
+            f"All {len(pairs)} pairs have the same text on both sides, so there is nothing to learn; check the import."
+        )
+    two_sided = [pair for pair in different if pair.chosen.strip() and pair.rejected.strip()]
+    if not two_sided:
+        raise DataError(f"All {len(different)} pairs have an empty side, so there is nothing to learn; check the data.")
+    return UsablePairs(two_sided, len(pairs) - len(different), len(different) - len(two_sided))
+
+
+class Lessons(NamedTuple):
+    """The usable pairs, and per pair the probability that `chosen` is better and the weight of its loss."""
+
+    pairs: list[PreferencePair]
+    probabilities: list[float]
+    weights: list[float]
+    dropped_weightless: int
+
+    @classmethod
+    def of(
+        cls,
+        pairs: Sequence[PreferencePair],
+        *,
+        grade_probabilities: Sequence[float] = (),
+        worker_weights: Mapping[str, float] | None = None,
+        red_team_weight: float = 1.0,
+    ) -> Lessons:
+        """The lessons of `pairs`; those of weight 0 are left out and counted.
+
+        Args:
+            grade_probabilities: that the chosen reply is better, by strength from 'much better' on; beyond the last
+                one, and for pairs without a grade, 1.
+            worker_weights: by worker id; workers that it does not name, and unknown ones, count 1.
+            red_team_weight: lambda of L_helpful + lambda L_harmless (paper 5.1.2).
+
+        Errors:
+            DataError: every pair has weight 0.
+        """
+        raw = [
+            (red_team_weight if pair.mode == Mode.RED_TEAM else 1.0)
+            * (worker_weights or {}).get(pair.worker_id or "", 1.0)
+            for pair in pairs
+        ]
+        kept = [place for place, weight in enumerate(raw) if weight > 0]
+        if pairs and not kept:
+            raise DataError(f"All {len(pairs)} pairs have weight 0, so there is nothing to learn; raise some weights.")
+        mean = math.fsum(raw[place] for place in kept) / max(len(kept), 1)
+        return cls(
+            [pairs[place] for place in kept],
+            [_probability(pairs[place].grade, grade_probabilities) for place in kept],
+            [raw[place] / mean for place in kept],
+            len(pairs) - len(kept),
+        )
+
+
+def _probability(grade: int | None, by_strength: Sequence[float]) -> float:
+    if grade is None:
+        return 1.0
+    strength = min(grade, GRADES + 1 - grade)  # 1 is much better
+    return by_strength[strength - 1] if strength <= len(by_strength) else 1.0
+
+
+def read_worker_weights(file: Path) -> dict[str, float]:
+    """Worker id -> weight from a JSON object.
+
+    Errors:
+        ConfigError: no such file, no JSON object, or a weight that is no finite number of at least 0.
+    """
+    try:
+        weights = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"worker_weights {file} cannot be read ({error.strerror}); check the path.") from None
+    except ValueError as error:
+        raise ConfigError(f"worker_weights {file} is not JSON ({error}); mend it.") from None
+    if not isinstance(weights, dict):
+        raise ConfigError(f"worker_weights {file} is no JSON object of worker id to weight; mend it.")
+    for worker, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ConfigError(f"worker_weights {file} gives {worker!r} {weight!r}; a weight is a number of at least 0.")
+    return {worker: float(weight) for worker, weight in weights.items()}

@@ -1,0 +1,72 @@
+"""`eval preference`: held-out comparisons of a workspace or of a file, several models, and what a reader must know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prefloop.errors import ConfigError, DataError
+from prefloop.loop.preference_evaluation import evaluate_models
+from prefloop.loop.round import create_workspace
+from prefloop.loop.snapshots import register
+from prefloop.sandbox.tiny import PMP_MODEL, tiny_model
+from prefloop.store.formats import import_file
+from prefloop.workspace import Workspace
+
+
+def rows(file: Path, count: int) -> Path:
+    lines = [
+        {"prompt": f"what is number {n}", "chosen": f"it is number {n}", "rejected": "go away", "group": "ab"[n % 2]}
+        for n in range(count)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    made, _ = create_workspace(tmp_path_factory.mktemp("eval") / "ws")
+    with made.store() as store:
+        import_file(store, "trl", rows(made.path / "pairs.jsonl", 40))
+        run = made.runs / "preference-trained-0"
+        run.mkdir()
+        (run / "config.json").write_text('{"held_out_share": 0.05, "sandbox_contrasts": 0}')
+        register(made, store, "trained", tiny_model(PMP_MODEL), kind="preference_model", run_id=run.name)
+    return made
+
+
+def test_several_models_on_the_same_comparisons(workspace: Workspace) -> None:
+    with workspace.store() as store:
+        evaluated = evaluate_models(workspace, store, [PMP_MODEL, "trained"], held_out_share=0.5)
+        kept = store.eval_results(evaluation="preference", model_id="trained")
+    one, other = evaluated.evaluations.values()
+    assert one == other  # the same weights
+    assert 10 <= one.pairs <= 30
+    assert one.words is not None
+    assert one.words.value > 0.9  # 'go away' is always the worse one
+    assert {row.data for row in kept} >= {"held-out 0.5", "held-out 0.5 tranche=base"}
+    [seen] = evaluated.notes
+    assert seen.startswith("trained was trained with 0.05 of the conversations held out and is evaluated on 0.5")
+
+
+def test_comparisons_of_a_file_have_groups(workspace: Workspace, tmp_path: Path) -> None:
+    file = rows(tmp_path / "hhh.jsonl", 5)
+    with workspace.store() as store:
+        evaluated = evaluate_models(workspace, store, [PMP_MODEL], held_out_share=0.5, file=file)
+    [evaluation] = evaluated.evaluations.values()
+    assert {name: value.n for name, value in evaluation.slices["group"].items()} == {"a": 3, "b": 2}
+    assert (evaluated.data, evaluated.notes) == ("hhh.jsonl", ())
+
+
+def test_refusals(workspace: Workspace, tmp_path: Path) -> None:
+    empty, _ = create_workspace(tmp_path / "empty")
+    with workspace.store() as store, pytest.raises(ConfigError, match="named twice"):
+        evaluate_models(workspace, store, ["trained", "trained"], held_out_share=0.5)
+    with empty.store() as store:
+        with pytest.raises(DataError, match="0 comparisons leave none"):
+            evaluate_models(empty, store, [PMP_MODEL], held_out_share=0.5)
+        alone = evaluate_models(empty, store, [PMP_MODEL], held_out_share=0.5, file=rows(tmp_path / "hhh.jsonl", 4))
+    assert alone.evaluations[PMP_MODEL].words is None
+    assert "needs 2 training pairs, not 0" in alone.notes[0]

@@ -1,0 +1,93 @@
+"""What a run is said to take: counted by hand, and what the run then does."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tqdm import tqdm
+
+from prefloop.cli import cli
+from prefloop.errors import DataError
+from prefloop.models.language import new_llama, save_model, train_tokenizer
+from prefloop.runs import RunFolder
+from prefloop.schema import Message, PreferencePair
+from prefloop.train.preference import PreferenceRun, start_model, train_preference
+from prefloop.train.preference_estimate import estimate_preference
+
+WORDS = ["red", "blue", "green", "old"]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = train_tokenizer([" ".join(WORDS)] * 20, 300)
+    model = new_llama(tokenizer, hidden=16, layers=1, heads=2, window_tokens=64, seed=0)
+    return save_model(model, tokenizer, tmp_path_factory.mktemp("start") / "lm")
+
+
+def pairs(count: int) -> list[PreferencePair]:
+    """All of one length in tokens: the order of three words differs."""
+    orders = [" ".join(("red", *order)) for order in permutations(WORDS[1:])]
+    return [
+        PreferencePair(
+            context=(Message(role="user", text=orders[n % 6]),),
+            chosen="red old",
+            rejected="blue",
+            conversation_id=str(n),
+        )
+        for n in range(count)
+    ]
+
+
+def test_steps_and_tokens_are_those_of_the_run(start: Path, tmp_path: Path) -> None:
+    run = PreferenceRun(start=start, pairs_per_step=4, epochs=2, dtype="float32")
+    given = pairs(10)
+    estimate = estimate_preference(
+        run, [*given, given[0].swap().model_copy(update={"chosen": "same", "rejected": "same"})]
+    )
+    assert (estimate.pairs, estimate.steps, estimate.dropped_long_share) == (10, 6, 0.0)  # 2 * ceil(10 / 4)
+    encoded = start_model(run).encode_pair(given[0])
+    assert estimate.tokens.value == 20 * (len(encoded.chosen) + len(encoded.rejected))  # ten pairs, two epochs
+    assert estimate.tokens.low == estimate.tokens.high
+    folder = RunFolder.create(tmp_path, "preference", run)
+    train_preference(run, given, folder, progress=lambda steps, **more: tqdm(steps, disable=True, **more))
+    rows: list[dict[str, Any]] = folder.metrics()
+    assert len(rows) == estimate.steps
+    before_sharing = sum(row["preference/tokens"] / (1 - row["preference/tokens_shared"]) for row in rows)
+    assert before_sharing == pytest.approx(estimate.tokens.value)
+    assert 0 < estimate.tokens_shared < 1
+    assert estimate.parameters == sum(p.numel() for p in start_model(run).model.parameters())
+    assert estimate.peak_memory_bytes > 4 * 4 * estimate.parameters  # weights, gradients and two moments in fp32
+    assert 0 < estimate.seconds.low <= estimate.seconds.value
+
+
+def test_long_pairs_are_left_out_of_the_tokens(start: Path) -> None:
+    run = PreferenceRun(start=start, pairs_per_step=4)
+    given = pairs(8)
+    long = given[0].model_copy(update={"chosen": "green " * 100})
+    estimate = estimate_preference(run, [*given, *[long] * 8])
+    assert estimate.dropped_long_share == 0.5
+    assert estimate.tokens.value == pytest.approx(estimate_preference(run, given).tokens.value)
+    with pytest.raises(DataError, match="None of 3 pairs fits"):
+        estimate_preference(run, [long] * 3)
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranked, settings, workspace = tmp_path / "ranked.jsonl", tmp_path / "run.toml", tmp_path / "ws"
+    rows = [{"question": f"what is {n}", "answers": ["it is a number", "go away"]} for n in range(12)]
+    ranked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings.write_text('start = "base"\nranked_files = ["ranked.jsonl"]\npairs_per_step = 4\nheld_out_share = 0.0\n')
+    cli.main(["init", str(workspace)], standalone_mode=False)
+    capsys.readouterr()
+    cli.main(
+        ["train", "preference", str(settings), "--dry-run", "--json", "--workspace", str(workspace)],
+        standalone_mode=False,
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert told["settings"]["pairs_per_step"] == 4
+    assert (told["estimate"]["pairs"], told["estimate"]["steps"]) == (24, 6)  # each ranked pair becomes two
+    assert told["estimate"]["seconds"]["value"] > 0
+    assert not list((workspace / "runs").iterdir())
