@@ -58,7 +58,8 @@ def test_regression_on_words_finds_the_word() -> None:
     regression = TfidfRegression(worded(200, seed=1))
     please, without = regression.score([[Message(role="assistant", text=text)] for text in ("red please", "red blue")])
     assert please > without + 1
-    evaluation = evaluate_preference(regression, worded(300, seed=2), words=regression)
+    judged_alike = worded(300, seed=2)
+    evaluation = evaluate_preference(regression, judged_alike, choice_probabilities=[0.9] * 300, words=regression)
     assert evaluation.accuracy.value == pytest.approx(0.9, abs=0.05)
     assert evaluation.words == evaluation.accuracy
     assert evaluation.above_words is not None

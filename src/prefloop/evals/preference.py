@@ -185,7 +185,7 @@ def evaluate_preference(
     if choice_probabilities is not None:
         chosen = np.asarray(choice_probabilities, dtype=np.float64)[kept]
         expected, best = chosen * right + (1 - chosen) * (1 - right), np.maximum(chosen, 1 - chosen)
-        known = {"expected_accuracy": share(expected), "best_possible": share(best)}
+        known |= {"expected_accuracy": share(expected), "best_possible": share(best)}
         if (best > 0.5).any():
             known["share_of_best"] = clustered_ratio(expected - 0.5, best - 0.5, clusters, seed=seed)
     worst = sorted((item for item in scored if item.difference < 0), key=lambda item: item.difference)
