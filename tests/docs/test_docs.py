@@ -74,7 +74,7 @@ def names_at_run_time() -> dict[str, set[str]]:
     named = {"comparison_id": "c", "chosen_side": "a"}
     twice = [one.model_copy(update=named | {"worker_id": worker}) for one in pairs for worker in "xy"]
     evaluated = preference.evaluate_preference(
-        _Lengths(), twice, choice_probabilities=[0.7] * len(twice), words=_Lengths()
+        _Lengths(), twice, choice_probabilities=[0.7] * len(twice), words={None: _Lengths()}
     )
     replies = policy.Replies(scores={"pm": ONE}, tokens=ONE, stopped=ONE, distinct={}, length_correlation={})
     compared = policy.PolicyEvaluation(

@@ -59,12 +59,32 @@ def test_regression_on_words_finds_the_word() -> None:
     please, without = regression.score([[Message(role="assistant", text=text)] for text in ("red please", "red blue")])
     assert please > without + 1
     judged_alike = worded(300, seed=2)
-    evaluation = evaluate_preference(regression, judged_alike, choice_probabilities=[0.9] * 300, words=regression)
+    evaluation = evaluate_preference(
+        regression, judged_alike, choice_probabilities=[0.9] * 300, words={None: regression}
+    )
     assert evaluation.accuracy.value == pytest.approx(0.9, abs=0.05)
     assert evaluation.words == evaluation.accuracy
     assert evaluation.above_words is not None
     assert evaluation.above_words.value == 0.0
     assert {row.metric for row in evaluation.results("m")} >= {"preference_eval/words", "preference_eval/above_words"}
+
+
+def test_each_mode_has_its_own_words() -> None:
+    """What helpful comparisons like, red-team ones dislike: one regression of both would be near chance."""
+    helpful = [pair.model_copy(update={"mode": Mode.HELPFUL}) for pair in worded(200, seed=1)]
+    red_team = [pair.swap().model_copy(update={"mode": Mode.RED_TEAM}) for pair in worded(200, seed=2)]
+    both = helpful + red_team
+    words = {
+        None: TfidfRegression(both),
+        Mode.HELPFUL: TfidfRegression(helpful),
+        Mode.RED_TEAM: TfidfRegression(red_team),
+    }
+    pooled = evaluate_preference(words[None], both, words={None: words[None]}).words
+    apart = evaluate_preference(words[None], both, words=words).words
+    assert pooled is not None
+    assert apart is not None
+    assert pooled.value == pytest.approx(0.5, abs=0.1)
+    assert apart.value == pytest.approx(0.9, abs=0.05)
 
 
 def test_swapping_the_training_pairs_turns_the_regression_round() -> None:

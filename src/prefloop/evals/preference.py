@@ -18,7 +18,7 @@ from prefloop.errors import DataError
 from prefloop.evals.baselines import Agreement, judged_twice, worker_agreement
 from prefloop.evals.slices import slice_names, slice_order
 from prefloop.models.preference import conversation_key
-from prefloop.schema import EvalResult, Interval, Message, Noun, PreferencePair, Scorer
+from prefloop.schema import EvalResult, Interval, Message, Mode, Noun, PreferencePair, Scorer
 from prefloop.stats import (
     AboveThreshold,
     Calibration,
@@ -121,7 +121,7 @@ def evaluate_preference(
     pairs: Sequence[PreferencePair],
     *,
     choice_probabilities: Sequence[float] | None = None,
-    words: Scorer | None = None,
+    words: Mapping[Mode | None, Scorer] | None = None,
     groups: Sequence[str] | None = None,
     store: Store | None = None,
     model_id: str = "",
@@ -133,7 +133,8 @@ def evaluate_preference(
     Args:
         choice_probabilities: where known (a simulated worker's), the probability of each pair that `chosen` is the
             side that a fresh judgment prefers.
-        words: a `TfidfRegression` of the training pairs, to compare with.
+        words: a `TfidfRegression` to compare with, for each mode of which there are training pairs (pooled, what the
+            modes prefer cancels out); under None that of all of them, for other modes.
         groups: a name for each pair, for slices of the caller's own.
         store: keeps the numbers as EvalResult rows of `model_id` on `data`.
         seed: of the bootstrap.
@@ -170,7 +171,7 @@ def evaluate_preference(
     known: dict[str, Interval | Agreement] = {}
     unknown = []
     if words is not None:
-        word_right = _right(np.array([item.difference for item in _score(words, kept_pairs)[0]]))
+        word_right = _right(_word_differences(words, kept_pairs))
         known |= {
             "words": share(word_right),
             "above_words": clustered_mean(right - word_right, clusters, bounds=(-1.0, 1.0), seed=seed),
@@ -278,6 +279,15 @@ def _score_singly(
             yield place, _score_block(scorer, [pair])
         except DataError:
             continue  # counted as dropped
+
+
+def _word_differences(words: Mapping[Mode | None, Scorer], pairs: Sequence[PreferencePair]) -> Floats:
+    differences = np.zeros(len(pairs))
+    for mode in {pair.mode for pair in pairs}:
+        places = [place for place, pair in enumerate(pairs) if pair.mode == mode]
+        scored, _ = _score(words.get(mode, words[None]), [pairs[place] for place in places])
+        differences[places] = [item.difference for item in scored]
+    return differences
 
 
 def _right(differences: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from prefloop.errors import ConfigError, DataError
 from prefloop.evals import PreferenceEvaluation, TfidfRegression, evaluate_preference
 from prefloop.loop.data import split, stored_pairs
 from prefloop.loop.runs import load_preference_model
-from prefloop.schema import Mode, Tranche
+from prefloop.schema import Mode, PreferencePair, Scorer, Tranche
 from prefloop.store import Store
 from prefloop.store.formats import read_comparisons
 from prefloop.workspace import Workspace
@@ -37,7 +38,7 @@ def evaluate_models(
 ) -> Evaluated:
     """Each model on the same held-out comparisons of the workspace, or on those of `file`; rows go into the store.
 
-    The TF-IDF regression beside them is trained on the workspace's training split of the same mode and tranche.
+    The TF-IDF regressions beside them are trained on the workspace's training split of the same tranche, one a mode.
 
     Errors:
         ConfigError: a model is named twice.
@@ -63,7 +64,7 @@ def evaluate_models(
         )
     words = None
     try:
-        words = TfidfRegression(training)
+        words = _word_regressions(training)
     except DataError as error:
         notes.append(f"{error} So nothing is known of a TF-IDF regression here.")
     evaluations = {
@@ -79,6 +80,15 @@ def evaluate_models(
         for name in models
     }
     return Evaluated(evaluations, data, tuple(notes))
+
+
+def _word_regressions(training: Sequence[PreferencePair]) -> dict[Mode | None, Scorer]:
+    """One of all pairs, and one for each mode that has enough of them."""
+    regressions: dict[Mode | None, Scorer] = {None: TfidfRegression(training)}
+    for mode in Mode:
+        with contextlib.suppress(DataError):  # too few pairs of this mode: that of all stands in
+            regressions[mode] = TfidfRegression([pair for pair in training if pair.mode == mode])
+    return regressions
 
 
 def _trained_on_some(workspace: Workspace, store: Store, models: Sequence[str], held_out_share: float) -> list[str]:
