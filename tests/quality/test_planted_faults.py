@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from workforce import Person, Plan, fill
 
-from prefloop.quality import Limits, QualityReport, quality_report
+from prefloop.config import QualitySettings
+from prefloop.quality import QualityReport, quality_report
 from prefloop.quality.rows import read_rows
 from prefloop.quality.workers import worker_quality
 from prefloop.sandbox.judges import Traits
@@ -17,7 +18,7 @@ _HONEST = [Person() for _ in range(6)]
 
 def _flags(report: QualityReport) -> dict[str, tuple[str, ...]]:
     """Kinds of flags by pseudonym, flagged workers only."""
-    return {w.pseudonym: tuple(flag.partition(":")[0] for flag in w.flags) for w in report.workers if w.flags}
+    return {w.pseudonym: tuple(flag.kind for flag in w.flags) for w in report.workers if w.flags}
 
 
 def _warnings(report: QualityReport) -> str:
@@ -91,7 +92,7 @@ def test_identical_responses_are_warned_of(one_store: Store) -> None:
 
 def test_limits_can_be_set(one_store: Store) -> None:
     fill(one_store, Plan(_HONEST))
-    strict = quality_report(one_store, limits=Limits(least_alpha=0.9))
+    strict = quality_report(one_store, limits=QualitySettings(least_alpha=0.9))
     assert "Workers hardly agree" in _warnings(strict)
 
 

@@ -4,32 +4,39 @@ Responsible for the numbers, their verdict in words and the page. Reads through 
 model (scores of preference models are rows in the store) and excludes nobody.
 """
 
-from prefloop.quality.build import quality_report
+from prefloop.quality.build import quality_report, report_on
 from prefloop.quality.nouns import (
     Agreement,
+    Concentration,
     Counts,
     Duplicates,
     Finding,
+    Flag,
+    FlagRule,
     LengthEffect,
     Measured,
+    NoiseModel,
     QualityReport,
     VoidReason,
     WorkerQuality,
 )
 from prefloop.quality.page import write_html
-from prefloop.quality.verdict import Limits
 
 __all__ = [
     "Agreement",
+    "Concentration",
     "Counts",
     "Duplicates",
     "Finding",
+    "Flag",
+    "FlagRule",
     "LengthEffect",
-    "Limits",
     "Measured",
+    "NoiseModel",
     "QualityReport",
     "VoidReason",
     "WorkerQuality",
     "quality_report",
+    "report_on",
     "write_html",
 ]
