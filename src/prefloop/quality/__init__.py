@@ -21,22 +21,32 @@ from prefloop.quality.nouns import (
     WorkerQuality,
 )
 from prefloop.quality.page import write_html
+from prefloop.quality.rows import Comparisons, Judgments, Rows
+from prefloop.quality.texts import Openings
+from prefloop.quality.workers import Noise, fit_noise, worker_quality
 
 __all__ = [
     "Agreement",
+    "Comparisons",
     "Concentration",
     "Counts",
     "Duplicates",
     "Finding",
     "Flag",
     "FlagRule",
+    "Judgments",
     "LengthEffect",
     "Measured",
+    "Noise",
     "NoiseModel",
+    "Openings",
     "QualityReport",
+    "Rows",
     "VoidReason",
     "WorkerQuality",
+    "fit_noise",
     "quality_report",
     "report_on",
+    "worker_quality",
     "write_html",
 ]

@@ -116,7 +116,7 @@ def _noise(fit: Reliability | None, count: int, level: float, least: float) -> l
     noise, others = noise_of(fit.strengths), noise_of(fit.strengths - fit.leads)
     is_known = fit.judgments > 0
     noisier = _spread_out(special.ndtr(fit.leads / fit.lead_deviations), codes, count)
-    against = _spread_out(special.ndtr(fit.strengths / fit.deviations), codes, count)
+    against = _spread_out(special.ndtr(fit.estimates / fit.errors), codes, count)
     matters = _spread_out(((noise - others >= least) & is_known).astype(float), codes, count, 0.0) > 0
     values, rest = _spread_out(noise, codes, count), _spread_out(others, codes, count)
     n = _spread_out(fit.judgments.astype(float), codes, count)

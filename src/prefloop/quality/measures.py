@@ -133,10 +133,10 @@ class Agreeing(NamedTuple):
 def agreeing(shared: Judgments) -> Agreeing:
     """Counts for `shared_judgments`."""
     codes, _ = label_codes(shared.comparison)
-    judges = np.bincount(codes)[codes]
+    judges = np.bincount(codes)[codes].astype(np.float64)
     for_a = np.bincount(codes, weights=shared.preferred_a)[codes]
     same = np.where(shared.preferred_a, for_a, judges - for_a)
-    return Agreeing(same - 1.0, judges - 1.0)
+    return Agreeing(np.asarray(same - 1, dtype=np.float64), np.asarray(judges - 1, dtype=np.float64))
 
 
 def retest(judgments: Judgments, seed: int) -> Measured:

@@ -73,7 +73,7 @@ class Judgments:
 
     @property
     def is_weakest(self) -> Flags:
-        return np.isin(self.grade, WEAKEST_GRADES)
+        return np.asarray(np.isin(self.grade, WEAKEST_GRADES), dtype=np.bool_)
 
     @property
     def is_seen(self) -> Flags:

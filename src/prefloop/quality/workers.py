@@ -81,7 +81,7 @@ def worker_quality(
     runs = longest_runs(clicks.clicked_a[(order := in_time(clicks))].astype(np.int64), clicks.worker[order], len(ids))
     copies = Tally.of(is_own_copy[opened_by >= 0], opened_by[opened_by >= 0], len(ids))
     flags = raise_flags(table.judgments, copies, noise.fit, len(ids), limits)
-    busiest = sorted(np.flatnonzero(made), key=lambda code: (-made[code], code))
+    busiest = sorted(np.flatnonzero(made).tolist(), key=lambda code: (-made[code], code))
     return tuple(
         WorkerQuality(
             worker_id=ids[code],
@@ -90,7 +90,7 @@ def worker_quality(
             judgments=int(made[code]),
             longest_run=int(runs[code]),
             flags=tuple(flags[code]),
-            **_noise_of(noise, int(code)),
+            **_noise_of(noise, code),
             **{name: _measured(name, column[code]) for name, column in columns.items()},
         )
         for code in busiest

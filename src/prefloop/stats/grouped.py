@@ -71,10 +71,10 @@ def _spread(above: Floats, below: Floats, groups: Ints, clusters: Ints, count: i
     pairs, place = np.unique(np.stack([groups, clusters]), axis=1, return_inverse=True)
     summed = np.bincount(place.ravel(), weights=rest, minlength=pairs.shape[1])
     owner = pairs[0]
-    number = np.bincount(owner, minlength=count)
+    number: Ints = np.bincount(owner, minlength=count).astype(np.int64)
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = np.bincount(owner, weights=summed**2, minlength=count) * number / (number - 1) / weight**2
-    return _Spread(value, np.sqrt(variance), weight, number)
+    return _Spread(value, np.sqrt(variance), np.asarray(weight, dtype=np.float64), number)
 
 
 def _wilson(share: float, deviation: float, n: float, clusters: int) -> tuple[float, float]:

@@ -34,6 +34,7 @@ _Z = _NODES[7:]  # the positive half; the other half is its mirror image
 _LOG_WEIGHTS = np.log(_NODE_WEIGHTS[7:] / _NODE_WEIGHTS[7:].sum() / 2)
 _CHUNK = 50_000  # judgments whose nodes are held at once
 _ROUNDS = 5
+_MOST_PARAMETERS = 5000
 _LEAST_SPREAD, _MOST_SPREAD = 0.15, 1.5
 
 
@@ -45,7 +46,9 @@ class Reliability:
         workers: labels, in order of first appearance.
         strengths: 0 is a coin, `typical` the mean worker.
         deviations: posterior standard deviations of the strengths.
-        lead_deviations: the same of each strength less the mean of all others; what moves all alike is not in it.
+        lead_deviations: standard errors of `leads`, prior of strengths left out; what moves all alike is not in them.
+        estimates: strengths without the pull of the prior towards the typical one; infinite where it says all.
+        errors: their standard errors.
         typical_deviation: of the mean strength, workers given.
         typical, spread: mean and standard deviation of strengths over workers.
         judgments: shared judgments behind each strength; 0 where nothing but the prior speaks.
@@ -56,6 +59,8 @@ class Reliability:
     strengths: Floats
     deviations: Floats
     lead_deviations: Floats
+    estimates: Floats
+    errors: Floats
     typical: float
     typical_deviation: float
     spread: float
@@ -135,6 +140,11 @@ def reliability(
         raise DataError(f"None of {len(set(items))} items was judged by two workers; collect overlap.")
 
     count = len(worker_names)
+    if count + len(group_names) > _MOST_PARAMETERS:
+        raise DataError(
+            f"{count} workers and {len(group_names)} groups are more than the {_MOST_PARAMETERS} that are fitted at "
+            "once; look at one study or mode at a time."
+        )
     has_groups = len(group_names) > 1
     typical, spread, ease_spread = 1.0, 0.5, 0.5
     place = np.concatenate([np.full(count, typical), np.zeros(len(group_names))])
@@ -155,13 +165,19 @@ def reliability(
             break
     middle = float(place[count + shared.group].mean())  # a typical item is one of those that were judged
     unit = float(np.exp(middle))
+    of_strengths = covariance[:count, :count]
+    kept = np.maximum(1 - np.diag(of_strengths) / prior.spread[0] ** 2, 1e-9)  # what the prior leaves of a difference
+    # The spread of the strengths' estimates where the strengths themselves are fixed: the prior's own part taken off.
+    sampling = of_strengths - of_strengths @ of_strengths / prior.spread[0] ** 2
     return Reliability(
         workers=worker_names,
         strengths=place[:count] * unit,
         deviations=np.sqrt(variances[:count]) * unit,
-        lead_deviations=_lead_deviations(covariance[:count, :count]) * unit,
+        lead_deviations=_lead_deviations(sampling) * unit,
+        estimates=(prior.mean[0] + (place[:count] - prior.mean[0]) / kept) * unit,
+        errors=np.sqrt(np.diag(of_strengths) / kept) * unit,
         typical=typical * unit,
-        typical_deviation=float(np.sqrt(covariance[:count, :count].sum())) / count * unit,
+        typical_deviation=float(np.sqrt(of_strengths.sum())) / count * unit,
         spread=spread * unit,
         judgments=np.bincount(shared.worker, minlength=count),
         groups=group_names,

@@ -7,7 +7,7 @@ and out; a chance of 1 means that there is nothing to see or nothing to see it w
 from __future__ import annotations
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from prefloop.stats.intervals import Floats, Ints
 
@@ -26,7 +26,9 @@ def at_least_chances(hits: Ints, tries: Ints, shares: Floats) -> Floats:
 
 def excess_chances(hits: Ints, tries: Ints) -> Floats:
     """Exact chance of so many hits or more when the hits of all fall on their tries at random (Fisher)."""
-    return np.asarray(stats.hypergeom.sf(hits - 1, tries.sum(), hits.sum(), tries), dtype=np.float64)
+    from scipy.stats import hypergeom  # half a second that a page's start need not pay
+
+    return np.asarray(hypergeom.sf(hits - 1, tries.sum(), hits.sum(), tries), dtype=np.float64)
 
 
 def score_chances(pull: Floats, chosen: Floats, expected: Floats, groups: Ints, count: int) -> tuple[Floats, Floats]:
