@@ -1,11 +1,12 @@
 """Do the flags find planted faults, and how often do they fall on honest workers?
 
-    python benchmarks/bench_recall.py [--seeds 50] [--comparisons 200] [--overlap 0.5]
+    python benchmarks/bench_recall.py [--seeds 50] [--comparisons 300] [--overlap 1]
 
 In each seed 20 simulated workers: one with each planted fault, two honest ones on hard topics, the rest honest on
 ordinary topics; and a second workforce of 20 honest workers, two of them on hard topics, where every flag is a false
-alarm. Plain agreement is judged by the rule that the flags use (a tenth below the others, chance below 0.05 over the
-number of workers), to show whom it would have blamed. The last line of output is one JSON object.
+alarm. Beside it stands plain agreement as the paper tried it (D.3): how often others agree with a worker on the
+worker's own comparisons, judged by the rule that the flags use (a tenth below the others, chance below 0.05 over the
+number of workers). The last line of output is one JSON object.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ def flagged(rows: Rows) -> dict[int, set[str]]:
 
 
 def blamed_by_agreement(rows: Rows) -> set[int]:
-    """Who disagrees with others more than others do among themselves, hard topics or not."""
+    """Authors with whom others disagree more than with other authors, hard topics or not."""
     shared = shared_judgments(rows.judgments)
     pairs = agreeing(shared)
-    count = len(rows.workers)
-    against = np.bincount(shared.worker, weights=pairs.others - pairs.agreeing, minlength=count).astype(np.int64)
-    tries = np.bincount(shared.worker, weights=pairs.others, minlength=count).astype(np.int64)
+    is_author = shared.worker == shared.author
+    count, author = len(rows.workers), shared.worker[is_author]
+    apart = (pairs.others - pairs.agreeing)[is_author]
+    against = np.bincount(author, weights=apart, minlength=count).astype(np.int64)
+    tries = np.bincount(author, weights=pairs.others[is_author], minlength=count).astype(np.int64)
     rest = (against.sum() - against) / (tries.sum() - tries)
     is_low = against / tries - rest >= LIMITS.least_difference
     return set(np.flatnonzero(is_low & (excess_chances(against, tries) < LIMITS.false_alarms / count)).tolist())
@@ -59,8 +62,8 @@ def blamed_by_agreement(rows: Rows) -> set[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--comparisons", type=int, default=200, help="of each worker's own")
-    parser.add_argument("--overlap", type=float, default=0.5, help="second opinions on a comparison, on average")
+    parser.add_argument("--comparisons", type=int, default=300, help="of each worker's own")
+    parser.add_argument("--overlap", type=float, default=1.0, help="second opinions on a comparison, on average")
     options = parser.parse_args()
     begin = time.perf_counter()
     faulty = [*FAULTS.values(), *[HARD_TOPICS] * HARD, *[Habits()] * (WORKERS - len(FAULTS) - HARD)]
@@ -68,6 +71,7 @@ def main() -> None:
     is_hard = range(len(FAULTS), len(FAULTS) + HARD)
     own, any_kind, alarms, reports = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     plain_hard = adjusted_hard = 0
+    plain_honest = adjusted_honest = 0
     for seed in range(options.seeds):
         rows = simulate(faulty, options.comparisons, options.overlap, seed=seed)
         flags = flagged(rows)
@@ -82,7 +86,10 @@ def main() -> None:
         honest_rows = simulate(honest, options.comparisons, options.overlap, seed=options.seeds + seed)
         honest_flags = flagged(honest_rows)
         reports.update(set().union(*honest_flags.values()))
-        reports["agreement"] += bool(blamed_by_agreement(honest_rows))
+        blamed = blamed_by_agreement(honest_rows)
+        reports["agreement"] += bool(blamed)
+        plain_honest += sum(place in blamed for place in range(HARD))
+        adjusted_honest += sum(bool({"noise", "flipped"} & honest_flags[place]) for place in range(HARD))
         print(f"seed {seed}: {time.perf_counter() - begin:.0f} s", flush=True)
     n = options.seeds
     print(f"\n{'fault':16s} {'its flag':9s} found by it [95%]     flagged at all")
@@ -92,15 +99,16 @@ def main() -> None:
     print("reports on honest workforces with at least one flag of a kind:")
     for kind in sorted({*OWN_KIND.values(), "first", "agreement"}):
         print(f"  {kind:9s} {_share(reports[kind], n)}")
-    print(f"honest on hard topics blamed by plain agreement: {_share(plain_hard, HARD * n)}")
-    print(f"honest on hard topics flagged as noisy:          {_share(adjusted_hard, HARD * n)}")
+    print("honest on hard topics blamed by plain agreement, and flagged as noisy by the model:")
+    print(f"  beside faulty workers: {_share(plain_hard, HARD * n)}; {_share(adjusted_hard, HARD * n)}")
+    print(f"  among honest workers:  {_share(plain_honest, HARD * n)}; {_share(adjusted_honest, HARD * n)}")
     result = {
         "benchmark": "recall",
         "seeds": n,
         "recall": {fault: own[fault] / n for fault in FAULTS},
         "false_alarms": {kind: reports[kind] / n for kind in sorted({*OWN_KIND.values(), "first"})},
-        "hard_topics_blamed_by_agreement": plain_hard / (HARD * n),
-        "hard_topics_flagged": adjusted_hard / (HARD * n),
+        "hard_topics_blamed_by_agreement": (plain_hard + plain_honest) / (2 * HARD * n),
+        "hard_topics_flagged": (adjusted_hard + adjusted_honest) / (2 * HARD * n),
         "seconds": round(time.perf_counter() - begin, 1),
     }
     print(json.dumps(result))

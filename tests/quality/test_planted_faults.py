@@ -7,8 +7,6 @@ from workforce import Person, Plan, fill
 
 from prefloop.config import QualitySettings
 from prefloop.quality import QualityReport, quality_report
-from prefloop.quality.rows import read_rows
-from prefloop.quality.workers import worker_quality
 from prefloop.sandbox.judges import Traits
 from prefloop.schema import Mode
 from prefloop.store import Store
@@ -53,15 +51,20 @@ def test_a_fault_is_seen_in_its_worker_and_in_no_other(one_store: Store, fault: 
 
 
 def test_a_careless_worker_agrees_less(one_store: Store) -> None:
-    fill(one_store, Plan([*_HONEST, Person(Traits(careless=1.0))], conversations=60, overlap=1.0))
+    fill(one_store, Plan([*_HONEST, Person(Traits(careless=1.0))], conversations=100, overlap=1.0))
     report = quality_report(one_store)
-    assert _flags(report) == {"worker-7": ("agreement",)}
+    assert _flags(report) == {"worker-7": ("noise",)}
     by_name = {worker.pseudonym: worker for worker in report.workers}
-    careless, honest = by_name["worker-7"].agreement.interval, by_name["worker-1"].agreement.interval
-    assert careless is not None
-    assert honest is not None
-    assert careless.low < 0.5 < careless.high  # random judgments agree by chance
-    assert honest.low > 0.5
+    careless, honest = by_name["worker-7"], by_name["worker-1"]
+    assert careless.agreement.interval is not None
+    assert careless.agreement.interval.low < 0.5 < careless.agreement.interval.high  # random judgments agree by chance
+    assert honest.agreement.interval is not None
+    assert honest.agreement.interval.low > 0.5
+    assert careless.noise.interval is not None
+    assert honest.noise.interval is not None
+    assert careless.noise.interval.value > honest.noise.interval.high
+    assert careless.weight is not None
+    assert careless.weight < 0.5 * (honest.weight or 0.0)
 
 
 def test_a_workforce_that_leans_to_one_side_is_warned_of(one_store: Store) -> None:
@@ -94,21 +97,3 @@ def test_limits_can_be_set(one_store: Store) -> None:
     fill(one_store, Plan(_HONEST))
     strict = quality_report(one_store, limits=QualitySettings(least_alpha=0.9))
     assert "Workers hardly agree" in _warnings(strict)
-
-
-def test_false_alarms_are_as_rare_as_stated(one_store: Store) -> None:
-    # 20 collections by 6 honest workers, 3 kinds of flags at 5% a kind: 20 * 3 * 0.05 = 3 flags expected at most;
-    # the difference that must matter as well makes them rarer. 8 is almost 3 standard deviations above.
-    flags = 0
-    for seed in range(20):
-        fill(one_store, Plan(_HONEST, conversations=20, seed=seed))
-    rows = read_rows(one_store, None, None, None)
-    size = len(rows.openings) // 20
-    for start in range(0, len(rows.openings), size):
-        openings = rows.openings[start : start + size]
-        conversations = {opening.conversation_id for opening in openings}
-        judgments = [row for row in rows.judgments if row.conversation_id in conversations]
-        workers = worker_quality(judgments, openings, {}, seed=0)
-        assert len(workers) == 6
-        flags += sum(len(worker.flags) for worker in workers)
-    assert flags <= 8

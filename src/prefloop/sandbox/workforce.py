@@ -61,7 +61,7 @@ FAULTS: dict[str, Habits] = {
     "fast": Habits(characters_per_second=250.0),
 }
 """One worker with each fault."""
-HARD_TOPICS = Habits(topic=0.25)
+HARD_TOPICS = Habits(topic=0.15)
 """Honest, on topics where the better reply is hard to see."""
 
 

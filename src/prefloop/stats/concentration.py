@@ -39,7 +39,8 @@ def _gini(rows: Floats) -> Floats:
     """(sample, person) -> (sample,): sum over ranks of (2 rank - n - 1) x / (n sum x)."""
     size = rows.shape[1]
     ranks = 2 * np.arange(1, size + 1) - size - 1
-    return np.asarray((np.sort(rows, axis=1) @ ranks) / (size * rows.sum(axis=1)), dtype=np.float64)
+    total = np.maximum(rows.sum(axis=1), 1e-12)  # a sample of people who did nothing is even
+    return np.asarray((np.sort(rows, axis=1) @ ranks) / (size * total), dtype=np.float64)
 
 
 def _interval(work: Floats, statistic: Callable[[Floats], Floats], seed: int) -> Interval:

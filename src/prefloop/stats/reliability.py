@@ -32,6 +32,7 @@ from prefloop.stats.intervals import LEVEL, Floats, Ints, Labels, label_codes
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(14)
 _Z = _NODES[7:]  # the positive half; the other half is its mirror image
 _LOG_WEIGHTS = np.log(_NODE_WEIGHTS[7:] / _NODE_WEIGHTS[7:].sum() / 2)
+_SIZES = special.ndtri(0.5 + (np.arange(200) + 0.5) / 400)  # equally likely sizes of z
 _CHUNK = 50_000  # judgments whose nodes are held at once
 _ROUNDS = 5
 _MOST_PARAMETERS = 5000
@@ -112,7 +113,7 @@ class Reliability:
 
 def noise_of(strengths: Floats) -> Floats:
     """(worker,) strengths -> chances to prefer the worse side of a typical item."""
-    return np.asarray(special.expit(-strengths[:, None] * _Z) @ (2 * np.exp(_LOG_WEIGHTS)), dtype=np.float64)
+    return np.asarray(special.expit(-strengths[:, None] * _SIZES).mean(axis=1), dtype=np.float64)
 
 
 def reliability(
