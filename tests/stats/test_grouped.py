@@ -64,7 +64,7 @@ def test_concentration_by_hand() -> None:
     assert gini([0, 0, 0, 12]).value == pytest.approx(0.75)  # (n - 1)/n at most
     top = top_share([1, 2, 3, 4], top=1)
     assert (top.value, top.n, top.clusters) == (0.4, 10, 4)
-    assert 0.25 < top.low < 0.4 < top.high <= 1.0
+    assert 0.25 <= top.low < 0.4 < top.high <= 1.0
 
 
 def test_concentration_that_cannot_be_known() -> None:

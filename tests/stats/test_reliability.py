@@ -97,9 +97,9 @@ def test_the_gradient_is_that_of_the_likelihood() -> None:
 
 
 def test_planted_workers_are_found_and_hard_topics_are_not_blamed() -> None:
-    # 12 workers: 0 and 1 honest on topics a quarter as easy, 10 a coin, 11 turned around
+    # 12 workers: 0 and 1 honest on topics a tenth as easy, 10 a coin, 11 turned around
     strengths = np.array([1.5] * 10 + [0.0, -1.5])
-    eases = np.array([np.log(0.25)] * 2 + [0.0] * 10)
+    eases = np.array([np.log(0.1)] * 2 + [0.0] * 10)
     votes = _votes(strengths, eases, 150, seed=5)
     fit = reliability(votes.worker, votes.item, votes.is_first, votes.group)
     found, errors = _by_label(fit, fit.strengths), _by_label(fit, fit.deviations)
@@ -122,7 +122,7 @@ def test_planted_workers_are_found_and_hard_topics_are_not_blamed() -> None:
         agree[votes.worker[place]] += (others == votes.is_first[place]).sum()
         pairs[votes.worker[place]] += len(others)
     plain = agree / pairs
-    assert plain[:2].max() < plain[2:10].min() - 0.02
+    assert plain[:2].mean() < plain[2:10].mean() - 0.03
 
 
 def test_intervals_cover_the_truth() -> None:

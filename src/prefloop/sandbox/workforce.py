@@ -180,6 +180,6 @@ def _open(
             text = list(chance.choice(own))
             text[chance.randrange(len(text))] = chance.choice(words)
         else:
-            text = chance.choices(words, k=14)
+            text = chance.choices(words, k=24)
         own.append(text)
         openings.add(conversation, author, " ".join(text))
