@@ -115,7 +115,8 @@ def _noise(fit: Reliability | None, count: int, level: float, least: float) -> l
     codes = np.array(fit.workers, dtype=np.int64)
     noise, others = noise_of(fit.strengths), noise_of(fit.strengths - fit.leads)
     is_known = fit.judgments > 0
-    noisier = _spread_out(special.ndtr(fit.leads / fit.lead_deviations), codes, count)
+    z = np.divide(fit.leads, fit.lead_deviations, out=np.zeros_like(fit.leads), where=fit.lead_deviations > 1e-6)
+    noisier = _spread_out(special.ndtr(z), codes, count)
     against = _spread_out(special.ndtr(fit.estimates / fit.errors), codes, count)
     matters = _spread_out(((noise - others >= least) & is_known).astype(float), codes, count, 0.0) > 0
     values, rest = _spread_out(noise, codes, count), _spread_out(others, codes, count)
