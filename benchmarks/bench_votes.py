@@ -4,8 +4,9 @@
 
 Votes without ties (workers choose between two models' answers to one prompt). Pairs of answers are dealt into folds, so
 that no vote on a held-out pair is seen. On the others the model of workers and items gives each worker a weight, and
-Bradley-Terry strengths of the models are fitted twice: every vote counts once, or with its worker's weight. Both
-predict the held-out votes; the difference of their log losses (nats a vote; below 0: weights help) and of their
+Bradley-Terry strengths of the models are fitted twice: every vote counts once, or with its worker's weight. Then one
+slope on the same votes, unweighted, sets how sure the predictions are (weighted strengths speak of better workers than
+the typical one). Both predict the held-out votes; the difference of their log losses (nats a vote; below 0: weights help) and of their
 accuracies has an interval clustered by pair. The last line of output is one JSON object.
 """
 
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prefloop.schema import Interval
-from prefloop.stats import bradley_terry, clustered_mean, label_codes, reliability
+from prefloop.stats import bradley_terry, clustered_mean, label_codes, logit_point, reliability
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -66,8 +67,9 @@ def held_out_chances(votes: Votes, is_held_out: Flags, is_weighted: bool) -> Flo
     np.add.at(wins, (winner, loser), weights[kept])
     wins += 0.1 * (wins + wins.T > 0)  # a tenth of a win each way, so that a maximum exists in every fold
     strengths = bradley_terry(wins)
-    lead = strengths[votes.left[is_held_out]] - strengths[votes.right[is_held_out]]
-    return np.asarray(1 / (1 + np.exp(-lead)), dtype=np.float64)
+    lead = strengths[votes.left] - strengths[votes.right]
+    slope = logit_point(lead[kept, None], votes.is_left[kept].astype(np.float64))
+    return np.asarray(1 / (1 + np.exp(-slope * lead[is_held_out])), dtype=np.float64)
 
 
 def compare(votes: Votes, folds: int, repeats: int) -> dict[str, Interval]:

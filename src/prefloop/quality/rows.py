@@ -73,7 +73,8 @@ class Judgments:
 
     @property
     def is_weakest(self) -> Flags:
-        return np.asarray(np.isin(self.grade, WEAKEST_GRADES), dtype=np.bool_)
+        is_weakest: Flags = np.isin(self.grade, WEAKEST_GRADES)
+        return is_weakest
 
     @property
     def is_seen(self) -> Flags:

@@ -32,7 +32,7 @@ def grouped_shares(hits: Floats, tries: Floats, groups: Ints, clusters: Ints, co
         hits: (observation,) within 0 and tries.
         tries: (observation,) 1 for a plain share.
         groups: (observation,) whole numbers below `count`.
-        clusters: (observation,) of one cluster, observations may resemble each other.
+        clusters: (observation,) whole numbers from 0 on; of one cluster, observations may resemble each other.
 
     A group of one cluster has the interval from 0 to 1.
     """
@@ -68,9 +68,10 @@ def _spread(above: Floats, below: Floats, groups: Ints, clusters: Ints, count: i
         value = total / weight
     is_counted = below != 0
     groups, clusters, rest = groups[is_counted], clusters[is_counted], (above - below * value[groups])[is_counted]
-    pairs, place = np.unique(np.stack([groups, clusters]), axis=1, return_inverse=True)
-    summed = np.bincount(place.ravel(), weights=rest, minlength=pairs.shape[1])
-    owner = pairs[0]
+    width = int(clusters.max(initial=0)) + 1
+    pairs, place = np.unique(groups * width + clusters, return_inverse=True)
+    summed = np.bincount(place, weights=rest, minlength=len(pairs))
+    owner = pairs // width
     number: Ints = np.bincount(owner, minlength=count).astype(np.int64)
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = np.bincount(owner, weights=summed**2, minlength=count) * number / (number - 1) / weight**2
