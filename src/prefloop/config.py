@@ -12,7 +12,7 @@ import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -21,6 +21,23 @@ from prefloop.errors import ConfigError
 WORKSPACE_FILE = "prefloop.toml"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 """What runs and snapshots may be called: their names become parts of file names and of URLs."""
+
+
+QualitySubject = Literal[
+    "judgments",
+    "agreement",
+    "side",
+    "first",
+    "length",
+    "workers",
+    "retest",
+    "void",
+    "weakest",
+    "repeated",
+    "identical",
+    "pace",
+]
+"""What a finding of the quality report is about."""
 
 
 class Config(BaseModel):
@@ -86,12 +103,43 @@ class ServeSettings(Config):
     model_server_port: int = Field(0, ge=0, le=65535, description="port of our own model server; 0 takes any free one")
 
 
+class QualitySettings(Config):
+    """What the quality report warns of, what it flags in a worker, and which warnings close the gate."""
+
+    least_alpha: float = Field(0.2, ge=0.0, le=1.0, description="Krippendorff's alpha below which agreement is weak")
+    most_side_share: float = Field(0.55, ge=0.0, le=1.0, description="share of judgments for one side")
+    most_length_share: float = Field(0.65, ge=0.0, le=1.0, description="share of judgments for the longer reply")
+    most_first_share: float = Field(0.6, ge=0.0, le=1.0, description="share for the side that finished first")
+    most_void_share: float = Field(0.05, ge=0.0, le=1.0, description="share of comparisons that are void")
+    most_weakest_share: float = Field(0.4, ge=0.0, le=1.0, description="share of judgments with the weakest grades")
+    most_repeated_openings: float = Field(0.2, ge=0.0, le=1.0, description="of conversations that open like another")
+    most_identical_responses: float = Field(0.05, ge=0.0, le=1.0, description="of comparisons with equal sides")
+    least_retest: float = Field(0.6, ge=0.0, le=1.0, description="of repeated judgments that agree")
+    most_too_fast: float = Field(0.3, ge=0.0, le=1.0, description="share of people's judgments made faster than read")
+    fastest_characters_per_second: float = Field(
+        100.0, gt=0.0, description="of both replies from the first token on; 100 is four times ordinary reading"
+    )
+    false_alarms: float = Field(
+        0.05, gt=0.0, lt=1.0, description="chance that one kind of flag falls on any of all workers, all being honest"
+    )
+    least_difference: float = Field(
+        0.1, ge=0.0, le=1.0, description="a worker's share must differ by so much as well to be flagged"
+    )
+    gate: tuple[QualitySubject, ...] = Field(
+        (), description="warnings on these make `prefloop quality` end with exit code 1; empty: none does"
+    )
+    gate_needs_known: bool = Field(
+        False, description="what the gate names must be known as well: not knowing closes it like a warning"
+    )
+
+
 class WorkspaceSettings(Config):
     """`prefloop.toml`."""
 
     data: DataSettings = DataSettings()
     database: DatabaseSettings = DatabaseSettings()
     serve: ServeSettings = ServeSettings()
+    quality: QualitySettings = QualitySettings()
 
 
 def _read_toml(cls: type[Config], file: Path) -> dict[str, Any]:

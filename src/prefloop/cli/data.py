@@ -86,15 +86,21 @@ def export(
 @workspace_option
 @json_option
 def quality(html: Path | None, workspace_path: Path, as_json: bool) -> None:
-    """Report what the judgments are worth: counts, agreement, biases, duplicates."""
+    """Report what the judgments are worth: counts, agreement, biases, duplicates, workers.
+
+    Exit code 1 where the workspace's settings make a gate of it (quality.gate) and it says no.
+    """
     from prefloop.quality import quality_report, write_html
 
-    with Workspace(workspace_path).store() as store:
-        report = quality_report(store)
+    workspace = Workspace(workspace_path)
+    with workspace.store() as store:
+        report = quality_report(store, limits=workspace.settings.quality)
     if html is not None:
         write_html(report, html)
         note(f"Wrote {html}")
     emit(report.model_dump(mode="json"), as_json)
+    if report.gate:
+        raise GateError(f"The gate of the settings (quality.gate) is closed. {' '.join(report.gate)}")
 
 
 @click.group()

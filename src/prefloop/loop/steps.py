@@ -101,7 +101,7 @@ def quality(bench: Bench) -> dict[str, Any]:
     """The quality report of everything collected so far."""
     from prefloop.quality import quality_report, write_html
 
-    report = quality_report(bench.store)
+    report = quality_report(bench.store, limits=bench.workspace.settings.quality)
     path = bench.workspace.path / "quality.html"
     write_html(report, path)
     return {"quality_report": str(path.relative_to(bench.workspace.path))}

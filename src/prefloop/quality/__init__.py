@@ -4,32 +4,49 @@ Responsible for the numbers, their verdict in words and the page. Reads through 
 model (scores of preference models are rows in the store) and excludes nobody.
 """
 
-from prefloop.quality.build import quality_report
+from prefloop.quality.build import quality_report, report_on
 from prefloop.quality.nouns import (
     Agreement,
+    Concentration,
     Counts,
     Duplicates,
     Finding,
+    Flag,
+    FlagRule,
     LengthEffect,
     Measured,
+    NoiseModel,
     QualityReport,
     VoidReason,
     WorkerQuality,
 )
 from prefloop.quality.page import write_html
-from prefloop.quality.verdict import Limits
+from prefloop.quality.rows import Comparisons, Judgments, Rows
+from prefloop.quality.texts import Openings
+from prefloop.quality.workers import Noise, fit_noise, worker_quality
 
 __all__ = [
     "Agreement",
+    "Comparisons",
+    "Concentration",
     "Counts",
     "Duplicates",
     "Finding",
+    "Flag",
+    "FlagRule",
+    "Judgments",
     "LengthEffect",
-    "Limits",
     "Measured",
+    "Noise",
+    "NoiseModel",
+    "Openings",
     "QualityReport",
+    "Rows",
     "VoidReason",
     "WorkerQuality",
+    "fit_noise",
     "quality_report",
+    "report_on",
+    "worker_quality",
     "write_html",
 ]

@@ -1,13 +1,17 @@
-"""Builds a quality report from a store. The order of the work; the numbers are made in `measures` and `workers`."""
+"""Builds a quality report from a store. The order of the work; the numbers are made elsewhere in this room."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from prefloop.config import QualitySettings
 from prefloop.quality import measures
+from prefloop.quality.flags import flag_rules
 from prefloop.quality.nouns import QualityReport
-from prefloop.quality.rows import read_rows
-from prefloop.quality.verdict import Limits, verdict
-from prefloop.quality.workers import worker_quality
-from prefloop.schema import Mode, Tranche
+from prefloop.quality.rows import MODES, Rows, read_rows
+from prefloop.quality.verdict import closed_gate, verdict
+from prefloop.quality.workers import fit_noise, worker_quality
+from prefloop.schema import Mode, Tranche, Worker
 from prefloop.store import Store
 
 
@@ -17,7 +21,7 @@ def quality_report(
     mode: Mode | None = None,
     tranche: Tranche | None = None,
     study_id: str | None = None,
-    limits: Limits | None = None,
+    limits: QualitySettings | None = None,
     seed: int = 0,
 ) -> QualityReport:
     """What the judgments of a store (or of one mode, tranche or study) are worth.
@@ -29,32 +33,39 @@ def quality_report(
         NotFoundError: no such study.
     """
     study = None if study_id is None else store.study(study_id)
+    parts = [str(part.value) for part in (mode, tranche) if part] + ([f"study {study.name!r}"] if study else [])
     rows = read_rows(store, mode, tranche, study_id)
+    people = {worker.id: worker for worker in store.workers()}
+    scope = ", ".join(parts) or "everything in the store"
+    return report_on(rows, people, scope=scope, limits=limits or QualitySettings(), seed=seed)
+
+
+def report_on(
+    rows: Rows, people: Mapping[str, Worker], *, scope: str, limits: QualitySettings, seed: int
+) -> QualityReport:
+    """The report on rows that were read already; `people` are workers by id."""
     judgments = rows.judgments
     counts = measures.counts(rows, seed)
-    agreement = measures.agreement(judgments, seed)
-    retest = measures.retest(judgments, seed)
-    side_a = measures.side_a(judgments, seed)
-    finished_first = measures.finished_first(judgments, seed)
-    present = [each for each in Mode if counts.by_mode[each] > 0]
-    length = {each: measures.length([row for row in judgments if row.mode == each], seed) for each in present}
-    duplicates = measures.duplicates(rows, seed)
-    people = {worker.id: worker for worker in store.workers()}
-    workers = worker_quality(judgments, rows.openings, people, seed)
-    parts = [str(part.value) for part in (mode, tranche) if part] + ([f"study {study.name!r}"] if study else [])
-    return QualityReport(
-        scope=", ".join(parts) or "everything in the store",
-        verdict=verdict(
-            counts, agreement, retest, side_a, finished_first, length, duplicates, workers, limits or Limits()
-        ),
+    by_mode = {mode: judgments.where(judgments.mode == code) for code, mode in enumerate(MODES)}
+    noise = fit_noise(judgments)
+    both, first_token = "both replies being complete", "the first token"
+    report = QualityReport(
+        scope=scope,
         counts=counts,
-        agreement=agreement,
-        agreement_without_weakest=measures.agreement([row for row in judgments if not row.is_weakest], seed),
-        retest=retest,
-        side_a=side_a,
-        finished_first=finished_first,
-        length=length,
-        decision_seconds=measures.decision_seconds(judgments, seed),
-        duplicates=duplicates,
-        workers=workers,
+        agreement=measures.agreement(judgments, seed),
+        agreement_without_weakest=measures.agreement(judgments.where(~judgments.is_weakest), seed),
+        retest=measures.retest(judgments, seed),
+        side_a=measures.side_a(judgments, seed),
+        finished_first=measures.finished_first(judgments, seed),
+        length={mode: measures.length(part, seed) for mode, part in by_mode.items() if len(part)},
+        decision_seconds=measures.mean_seconds(judgments.decision_seconds, judgments, seed, both),
+        reading_seconds=measures.mean_seconds(judgments.reading_seconds, judgments, seed, first_token),
+        too_fast=measures.too_fast(judgments, limits.fastest_characters_per_second, seed),
+        duplicates=measures.duplicates(rows, seed),
+        concentration=measures.concentration(judgments, seed),
+        noise=noise.model(),
+        flag_rules=flag_rules(limits, counts.workers),
+        workers=worker_quality(judgments, rows.openings, rows.workers, people, noise, limits),
     )
+    findings = verdict(report, limits)
+    return report.model_copy(update={"verdict": findings, "gate": closed_gate(findings, limits)})

@@ -1,4 +1,4 @@
-"""The numbers of a report from rows: each measured with its interval, or the reason why not. Knows no store.
+"""The numbers of a report from columns: each measured with its interval, or the reason why not. Knows no store.
 
 Intervals are clustered by conversation: they say how far the number would move with other conversations of the same
 workers.
@@ -7,22 +7,25 @@ workers.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
 
 from prefloop.errors import DataError
-from prefloop.quality.nouns import Agreement, Counts, Duplicates, LengthEffect, Measured, VoidReason
-from prefloop.quality.rows import JudgmentRow, Opening, Rows
-from prefloop.schema import GRADES, Interval, Mode, Tranche
+from prefloop.quality.nouns import Agreement, Concentration, Counts, Duplicates, LengthEffect, Measured, VoidReason
+from prefloop.quality.rows import MODES, TRANCHES, Flags, Floats, Ints, Judgments, Rows, grade_counts
+from prefloop.schema import Interval
 from prefloop.stats import (
     clustered_mean,
     clustered_share,
-    duplicate_groups,
+    gini,
     krippendorff_alpha,
+    label_codes,
     length_bias,
     near_duplicates,
-    normalised,
     raw_agreement,
+    top_share,
 )
 
 MOST_TEXTS_FOR_NEAR_COPIES = 4000
@@ -33,9 +36,13 @@ _SHOWN = 8
 def measured(compute: Callable[[], Interval]) -> Measured:
     """The interval, or the sentence of the DataError that says what is missing; one cluster is no measurement."""
     try:
-        interval = compute()
+        return known(compute())
     except DataError as error:
         return Measured(unknown=str(error))
+
+
+def known(interval: Interval) -> Measured:
+    """The interval, unless it says nothing: one conversation, or no bound on a side."""
     if interval.clusters is not None and interval.clusters < 2:
         return Measured(unknown=f"All {interval.n} observations come from one conversation; a second one is needed.")
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
@@ -43,126 +50,131 @@ def measured(compute: Callable[[], Interval]) -> Measured:
     return Measured(interval=interval)
 
 
-def share(values: Sequence[bool], clusters: Sequence[str], seed: int, why_none: str) -> Measured:
+def geometric(part: Measured) -> Measured:
+    """The interval of a mean logarithm as that of the geometric mean."""
+    if part.interval is None:
+        return part
+    ends = {name: math.exp(getattr(part.interval, name)) for name in ("value", "low", "high")}
+    return Measured(interval=part.interval.model_copy(update=ends))
+
+
+def share(values: Flags, clusters: Ints, seed: int, why_none: str) -> Measured:
     """A share with its interval, or `why_none` where there is nothing to count."""
-    return measured(lambda: clustered_share(values, clusters, seed=seed)) if values else Measured(unknown=why_none)
+    if len(values) == 0:
+        return Measured(unknown=why_none)
+    return measured(lambda: clustered_share(values.astype(np.float64), clusters, seed=seed))
 
 
 def counts(rows: Rows, seed: int) -> Counts:
     """How much there is of everything."""
-    judgments = rows.judgments
-    reasons = Counter(row.void_reason or "no reason given" for row in rows.comparisons if row.state == "void")
-    closed = [row for row in rows.comparisons if row.state != "open"]
-    grades = Counter(row.grade for row in judgments)
+    judgments, comparisons = rows.judgments, rows.comparisons
+    by_tranche = np.bincount(judgments.tranche, minlength=len(TRANCHES))
+    by_mode = np.bincount(judgments.mode, minlength=len(MODES))
     return Counts(
-        comparisons={state: rows.states.get(state, 0) for state in ("open", "judged", "void")},
-        void_reasons=tuple(VoidReason(reason=reason, comparisons=n) for reason, n in reasons.most_common()),
+        comparisons={state: comparisons.states.get(state, 0) for state in ("open", "judged", "void")},
+        void_reasons=tuple(
+            VoidReason(reason=reason, comparisons=n) for reason, n in comparisons.void_reasons.most_common()
+        ),
         judgments=len(judgments),
         corrected=rows.corrected,
-        imported=sum(row.is_imported for row in judgments),
-        conversations=len(rows.openings),
-        workers=len({row.worker_id for row in judgments if row.worker_id is not None}),
-        by_tranche={tranche: sum(row.tranche == tranche for row in judgments) for tranche in Tranche},
-        by_mode={mode: sum(row.mode == mode for row in judgments) for mode in Mode},
-        by_grade={grade: grades[grade] for grade in range(1, GRADES + 1)},
+        imported=int(judgments.is_imported.sum()),
+        conversations=rows.openings.conversations,
+        workers=len(np.unique(judgments.worker[judgments.by_someone])),
+        by_tranche={tranche: int(n) for tranche, n in zip(TRANCHES, by_tranche, strict=True)},
+        by_mode={mode: int(n) for mode, n in zip(MODES, by_mode, strict=True)},
+        by_grade=grade_counts(judgments.grade),
         weakest_share=weakest(judgments, seed),
-        void_share=share(
-            [row.state == "void" for row in closed],
-            [row.conversation_id for row in closed],
-            seed,
-            "No comparison has been finished.",
-        ),
+        void_share=share(comparisons.is_void, comparisons.conversation, seed, "No comparison has been finished."),
     )
 
 
-def weakest(judgments: Sequence[JudgmentRow], seed: int) -> Measured:
+def weakest(judgments: Judgments, seed: int) -> Measured:
     """Share of graded judgments that say 'about the same'."""
-    graded = [row for row in judgments if row.grade is not None]
-    return share(
-        [row.is_weakest for row in graded],
-        [row.conversation_id for row in graded],
-        seed,
-        "No judgment has a grade (imports without strength do not).",
-    )
+    graded = judgments.where(judgments.grade > 0)
+    why = "No judgment has a grade (imports without strength do not)."
+    return share(graded.is_weakest, graded.conversation, seed, why)
 
 
-def agreement(judgments: Sequence[JudgmentRow], seed: int) -> Agreement:
+def shared_judgments(judgments: Judgments) -> Judgments:
+    """Judgments by somebody on comparisons that two or more people judged; equal replies say nothing."""
+    usable = judgments.where(judgments.by_someone & ~judgments.are_identical)
+    codes, _ = label_codes(usable.comparison)
+    return usable.where(np.bincount(codes)[codes] > 1) if len(usable) else usable
+
+
+def agreement(judgments: Judgments, seed: int) -> Agreement:
     """Agreement between workers; pairs of identical responses say nothing and are left out."""
-    usable = [row for row in judgments if row.worker_id is not None and not row.are_identical]
-    judges = Counter(row.comparison_id for row in usable)
-    shared = [row for row in usable if judges[row.comparison_id] > 1]
-    overlapping = len({row.comparison_id for row in shared})
-    if not shared:
-        unknown = Measured(unknown=_why_no_overlap(usable))
+    shared = shared_judgments(judgments)
+    if len(shared) == 0:
+        unknown = Measured(unknown=why_no_overlap(judgments))
         return Agreement(comparisons=0, raw=unknown, alpha_side=unknown, alpha_grade=unknown)
-    units, clusters = [row.comparison_id for row in shared], [row.conversation_id for row in shared]
-    sides = [float(row.preferred == "a") for row in shared]
-    graded = [row for row in shared if row.grade is not None]
+    units, clusters = shared.comparison, shared.conversation
+    sides = shared.preferred_a.astype(np.float64)
+    graded = shared.where(shared.grade > 0)
     return Agreement(
-        comparisons=overlapping,
+        comparisons=len(np.unique(units)),
         raw=measured(lambda: raw_agreement(units, sides, clusters, seed=seed)),
         alpha_side=measured(lambda: krippendorff_alpha(units, sides, clusters, seed=seed)),
         alpha_grade=measured(
             lambda: krippendorff_alpha(
-                [row.comparison_id for row in graded],
-                [float(row.grade or 0) for row in graded],
-                [row.conversation_id for row in graded],
-                metric="ordinal",
-                seed=seed,
+                graded.comparison, graded.grade.astype(np.float64), graded.conversation, metric="ordinal", seed=seed
             )
         ),
     )
 
 
-def retest(judgments: Sequence[JudgmentRow], seed: int) -> Measured:
+class Agreeing(NamedTuple):
+    """For each judgment: with how many others of the same comparison it agrees, and how many others there are."""
+
+    agreeing: Floats
+    others: Floats
+
+
+def agreeing(shared: Judgments) -> Agreeing:
+    """Counts for `shared_judgments`."""
+    codes, _ = label_codes(shared.comparison)
+    judges = np.bincount(codes)[codes].astype(np.float64)
+    for_a = np.bincount(codes, weights=shared.preferred_a)[codes]
+    same = np.where(shared.preferred_a, for_a, judges - for_a)
+    return Agreeing(np.asarray(same - 1, dtype=np.float64), np.asarray(judges - 1, dtype=np.float64))
+
+
+def retest(judgments: Judgments, seed: int) -> Measured:
     """Whether a worker who met the same context and replies again preferred the same reply again."""
-    last: dict[tuple[str, bytes], bytes] = {}
-    again: list[bool] = []
-    clusters: list[str] = []
-    for row in judgments:
-        if row.worker_id is None or row.are_identical:
-            continue
-        key = (row.worker_id, row.pair)
-        if key in last:
-            again.append(row.preferred_text == last[key])
-            clusters.append(row.conversation_id)
-        last[key] = row.preferred_text
-    return share(again, clusters, seed, "No worker met the same pair twice; repeat some pairs with the sides swapped.")
+    rows = judgments.where(judgments.by_someone & ~judgments.are_identical)
+    order = np.lexsort((np.arange(len(rows)), rows.pair, rows.worker))
+    worker, pair, preferred = rows.worker[order], rows.pair[order], rows.preferred_text[order]
+    is_again = (worker[1:] == worker[:-1]) & (pair[1:] == pair[:-1])
+    is_same = preferred[1:] == preferred[:-1]
+    why = "No worker met the same pair twice; repeat some pairs with the sides swapped."
+    return share(is_same[is_again], rows.conversation[order][1:][is_again], seed, why)
 
 
-def side_a(judgments: Sequence[JudgmentRow], seed: int) -> Measured:
+def side_a(judgments: Judgments, seed: int) -> Measured:
     """Share of clicks on A. Imported judgments are left out: nobody saw their sides."""
-    seen = [row for row in judgments if not row.is_imported]
-    return share(
-        [row.clicked == "a" for row in seen],
-        [row.conversation_id for row in seen],
-        seed,
-        "No judgment was made on a page, so nothing is known of its sides.",
-    )
+    seen = judgments.where(judgments.is_seen)
+    why = "No judgment was made on a page, so nothing is known of its sides."
+    return share(seen.clicked_a, seen.conversation, seed, why)
 
 
-def finished_first(judgments: Sequence[JudgmentRow], seed: int) -> Measured:
+def finished_first(judgments: Judgments, seed: int) -> Measured:
     """Share of clicks on the response that was complete first. Shorter ones finish first, so read it beside length."""
-    timed = [row for row in judgments if not row.is_imported and row.first_done is not None]
-    return share(
-        [row.clicked == row.first_done for row in timed],
-        [row.conversation_id for row in timed],
-        seed,
-        "No comparison has different finishing times for its two responses.",
-    )
+    timed = judgments.where(judgments.is_seen & (judgments.first_done != 0))
+    why = "No comparison has different finishing times for its two responses."
+    return share(timed.clicked_a == (timed.first_done > 0), timed.conversation, seed, why)
 
 
-def length(judgments: Sequence[JudgmentRow], seed: int) -> LengthEffect:
+def length(judgments: Judgments, seed: int) -> LengthEffect:
     """Length and preference."""
-    if not judgments:
+    if len(judgments) == 0:
         unknown = Measured(unknown="There are no judgments in this mode.")
         return LengthEffect(longer_wins=unknown, slope=unknown)
     try:
         bias = length_bias(
-            [row.length_a for row in judgments],
-            [row.length_b for row in judgments],
-            [row.preferred == "a" for row in judgments],
-            [row.conversation_id for row in judgments],
+            judgments.length_a.astype(np.float64),
+            judgments.length_b.astype(np.float64),
+            judgments.preferred_a.astype(np.float64),
+            judgments.conversation,
             seed=seed,
         )
     except DataError as error:
@@ -170,64 +182,69 @@ def length(judgments: Sequence[JudgmentRow], seed: int) -> LengthEffect:
         return LengthEffect(longer_wins=unknown, slope=unknown)
     slope = bias.slope
     return LengthEffect(
-        longer_wins=measured(lambda: bias.longer_wins),
-        slope=Measured(unknown=bias.why_none) if slope is None else measured(lambda: slope),
+        longer_wins=known(bias.longer_wins),
+        slope=Measured(unknown=bias.why_none) if slope is None else known(slope),
     )
 
 
-def decision_seconds(judgments: Sequence[JudgmentRow], seed: int) -> Measured:
+def mean_seconds(seconds: Floats, judgments: Judgments, seed: int, since: str) -> Measured:
     """Geometric mean: half a second and two minutes are as far from eight seconds as they feel."""
-    timed = [(row.decision_seconds, row.conversation_id) for row in judgments if row.decision_seconds is not None]
-    if not timed:
-        return Measured(unknown="No judgment has a time between both replies being complete and the decision.")
-    logs = [math.log(seconds) for seconds, _ in timed]
-    result = measured(lambda: clustered_mean(logs, [conversation for _, conversation in timed], seed=seed))
-    if result.interval is None:
-        return result
-    ends = {name: math.exp(getattr(result.interval, name)) for name in ("value", "low", "high")}
-    return Measured(interval=result.interval.model_copy(update=ends))
+    is_timed = np.isfinite(seconds)
+    if not is_timed.any():
+        return Measured(unknown=f"No judgment has a time between {since} and the decision.")
+    logs = np.log(seconds[is_timed])
+    return geometric(measured(lambda: clustered_mean(logs, judgments.conversation[is_timed], seed=seed)))
 
 
-def copies(openings: Sequence[Opening]) -> list[bool]:
-    """For each opening, whether an earlier one is the same once case, spacing and punctuation are ignored."""
-    seen: set[str] = set()
-    flags = []
-    for opening in openings:
-        text = normalised(opening.text)
-        flags.append(bool(text) and text in seen)
-        seen.add(text)
-    return flags
+def is_too_fast(judgments: Judgments, fastest: float) -> Flags:
+    """Both replies read at more than `fastest` characters a second; False where the time is not known."""
+    with np.errstate(invalid="ignore"):
+        pace = (judgments.length_a + judgments.length_b) / judgments.reading_seconds
+        return np.asarray(pace > fastest, dtype=np.bool_)
+
+
+def too_fast(judgments: Judgments, fastest: float, seed: int) -> Measured:
+    """Share of judgments made faster than anybody reads, of those with a time."""
+    timed = judgments.where(np.isfinite(judgments.reading_seconds))
+    why = "No judgment has a time between the first token and the decision."
+    return share(is_too_fast(timed, fastest), timed.conversation, seed, why)
+
+
+def concentration(judgments: Judgments, seed: int) -> Concentration:
+    """How unevenly the judgments lie on workers."""
+    people = judgments.worker[judgments.by_someone]
+    work = np.unique(people, return_counts=True)[1]
+    return Concentration(
+        top_20=measured(lambda: top_share(work, seed=seed)), gini=measured(lambda: gini(work, seed=seed))
+    )
 
 
 def duplicates(rows: Rows, seed: int) -> Duplicates:
     """Repeated and nearly repeated openings, and pairs of one text."""
-    openings = [opening for opening in rows.openings if opening.text]
-    texts = [opening.text for opening in openings]
-    different = list({normalised(text): text for text in reversed(texts)}.values())[::-1]
-    checked = different[:MOST_TEXTS_FOR_NEAR_COPIES]
+    openings, comparisons = rows.openings, rows.comparisons
+    checked = list(openings.texts.values())[:MOST_TEXTS_FOR_NEAR_COPIES]
     near = near_duplicates(checked)
-    groups = duplicate_groups(texts)[:_SHOWN]
-    judged = [row for row in rows.comparisons if row.state == "judged"]
+    is_judged = ~comparisons.is_void
     return Duplicates(
         openings=len(openings),
-        repeated_openings=share(
-            copies(openings), [opening.conversation_id for opening in openings], seed, "There are no conversations."
-        ),
-        most_repeated=tuple((texts[group[0]], len(group)) for group in groups),
+        repeated_openings=share(openings.is_repeated(), openings.conversation, seed, "There are no conversations."),
+        most_repeated=tuple(openings.most_repeated(_SHOWN)),
         near_copies=len(near),
         near_copy_examples=tuple((checked[p.first], checked[p.second], p.similarity) for p in near[:_SHOWN]),
         openings_checked=len(checked),
         identical_responses=share(
-            [row.are_identical for row in judged],
-            [row.conversation_id for row in judged],
+            comparisons.are_identical[is_judged],
+            comparisons.conversation[is_judged],
             seed,
             "No comparison has been judged.",
         ),
     )
 
 
-def _why_no_overlap(usable: Sequence[JudgmentRow]) -> str:
-    workers = len({row.worker_id for row in usable})
+def why_no_overlap(judgments: Judgments) -> str:
+    """The sentence that says why nothing is known of agreement."""
+    usable = judgments.where(judgments.by_someone & ~judgments.are_identical)
+    workers = len(np.unique(usable.worker))
     if workers == 0:
         return "No judgment names its worker (imports do not), so agreement cannot be known."
     if workers == 1:

@@ -7,9 +7,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from prefloop.config import QualitySubject
 from prefloop.schema import Interval, Mode, Noun, Tranche, now
 
 Level = Literal["good", "warning", "unknown"]
+FlagKind = Literal["flipped", "noise", "side", "length", "first", "pace", "straight", "copies"]
 
 
 class Measured(Noun):
@@ -22,6 +24,7 @@ class Measured(Noun):
 class Finding(Noun):
     """One sentence of the verdict, and what to do about it (empty where nothing is to be done)."""
 
+    subject: QualitySubject
     level: Level
     sentence: str
     next_step: str = ""
@@ -79,19 +82,64 @@ class Duplicates(Noun):
     identical_responses: Measured = Field(description="share of judged comparisons whose two responses are one text")
 
 
+class Flag(Noun):
+    """What stands out in one worker. A reason to look at the work, never a verdict on the person."""
+
+    kind: FlagKind
+    sentence: str
+    chance: float = Field(description="that an ordinary worker shows as much; of a test, not of guilt")
+    threshold: float = Field(description="the chance below which the flag is raised, beside the rule's difference")
+
+
+class FlagRule(Noun):
+    """When a kind of flag is raised, and how often it falls on anybody where all workers are honest."""
+
+    kind: FlagKind
+    rule: str
+    false_alarms: float = Field(description="share of reports on honest workers with at least one such flag, at most")
+
+
+class NoiseModel(Noun):
+    """The model of workers and items behind each worker's noise."""
+
+    typical: Measured = Field(description="chance that the mean worker prefers the worse side of a typical item")
+    spread: float | None = Field(description="standard deviation of strengths over workers; None where unknown")
+    shared_judgments: int = Field(description="judgments on comparisons that two or more workers judged")
+
+
+class Concentration(Noun):
+    """How unevenly the judgments lie on workers; intervals resample workers."""
+
+    top_20: Measured = Field(description="share of the judgments that the 20 busiest workers made")
+    gini: Measured = Field(description="0: all workers made as many, near 1: one made all")
+
+
 class WorkerQuality(Noun):
-    """One worker's numbers. A flag is a reason to look at the work, never a verdict on the person."""
+    """One worker's numbers, clustered by conversation."""
 
     worker_id: str
     pseudonym: str
     is_simulated: bool
     judgments: int
+    noise: Measured = Field(
+        description="chance to prefer the worse side of a typical item, with the difficulty of the items taken out"
+    )
+    weight: float | None = Field(
+        description="of this worker's judgments in training, 1 on average over workers; None where noise is unknown"
+    )
+    agreement: Measured = Field(description="share of pairs with others on the same comparison that agree, as it is")
     side_a: Measured = Field(description="share of clicks on the side shown as A")
-    agreement: Measured = Field(description="share of pairs with others on the same comparison that agree")
+    longer: Measured = Field(description="share of pairs whose longer reply is the preferred one")
+    finished_first: Measured = Field(description="share of clicks on the response that was complete first")
     weakest: Measured = Field(description="share of the two middle grades")
     decision_seconds: Measured = Field(description="geometric mean of the time from both replies done to the judgment")
-    own_copies: Measured = Field(description="share of the worker's openings that copy an earlier one of their own")
-    flags: tuple[str, ...] = ()
+    reading_seconds: Measured = Field(description="the same from the first token of either reply")
+    too_fast: Measured = Field(description="share of judgments made faster than anybody reads")
+    longest_run: int = Field(description="most clicks on one side in a row")
+    own_copies: Measured = Field(
+        description="share of the worker's openings that copy an earlier one of their own, or nearly so"
+    )
+    flags: tuple[Flag, ...] = ()
 
 
 class QualityReport(Noun):
@@ -99,7 +147,10 @@ class QualityReport(Noun):
 
     created_at: datetime = Field(default_factory=now)
     scope: str = Field(description="which comparisons: mode, tranche, study")
-    verdict: tuple[Finding, ...]
+    verdict: tuple[Finding, ...] = ()
+    gate: tuple[str, ...] = Field(
+        (), description="why the settings' gate is closed; empty: it is open, or there is none"
+    )
     counts: Counts
     agreement: Agreement
     agreement_without_weakest: Agreement
@@ -108,5 +159,10 @@ class QualityReport(Noun):
     finished_first: Measured = Field(description="share of clicks on the response that was complete first")
     length: dict[Mode, LengthEffect]
     decision_seconds: Measured = Field(description="geometric mean of the time from both replies done to the judgment")
+    reading_seconds: Measured = Field(description="the same from the first token of either reply")
+    too_fast: Measured = Field(description="share of judgments made faster than anybody reads")
     duplicates: Duplicates
+    concentration: Concentration
+    noise: NoiseModel
+    flag_rules: tuple[FlagRule, ...]
     workers: tuple[WorkerQuality, ...] = Field(description="most judgments first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefloop.quality.nouns import Measured, QualityReport, WorkerQuality
@@ -10,7 +11,7 @@ from prefloop.report.pages import Tone
 from prefloop.schema import Interval
 
 _TONES: dict[str, Tone] = {"good": "good", "warning": "warning", "unknown": "plain"}
-_MOST_WORKERS_DRAWN = 40
+_MOST_WORKERS_DRAWN, _MOST_WORKERS_IN_TABLE = 40, 200
 
 
 def write_html(report: QualityReport, path: Path) -> Path:
@@ -113,9 +114,11 @@ def _biases(page: Report, report: QualityReport) -> None:
     for mode, effect in report.length.items():
         name = f"Log-odds of being preferred per unit of ln(length ratio), {_words(mode)} mode"
         _number_or_reason(page, name, effect.slope)
-    _number_or_reason(
-        page, "Seconds from both replies complete to the judgment (geometric mean)", report.decision_seconds
-    )
+    since_both = "Seconds from both replies complete to the judgment (geometric mean)"
+    _number_or_reason(page, since_both, report.decision_seconds)
+    since_first = "Seconds from the first token to the judgment (geometric mean)"
+    _number_or_reason(page, since_first, report.reading_seconds)
+    _number_or_reason(page, "Judgments made faster than both replies can be read", report.too_fast)
 
 
 def _workers(page: Report, report: QualityReport) -> None:
@@ -124,39 +127,69 @@ def _workers(page: Report, report: QualityReport) -> None:
     if not workers:
         page.paragraph("No judgment names its worker (imports do not), so nothing is known of single workers.")
         return
-    flagged = [(worker.pseudonym, flag) for worker in workers for flag in worker.flags]
     page.paragraph(
-        "A flag is a reason to read some of the work and never a ground for exclusion by itself: agreement falls on "
-        "hard topics too. Among honest workers one kind of flag falls on anybody in about one report of twenty."
+        "A flag is a reason to read some of the work and never a ground for exclusion by itself. Agreement with others "
+        "falls on hard topics too; noise is the chance to prefer the worse side of a typical comparison, with the "
+        "difficulty of the comparisons taken out, and half is a coin."
     )
+    flagged = [(worker.pseudonym, flag.kind, flag.sentence, flag.chance) for worker in workers for flag in worker.flags]
     if flagged:
-        page.table(["worker", "what stands out"], flagged, "Flags")
-    drawn = {worker.pseudonym: worker.side_a.interval for worker in workers[:_MOST_WORKERS_DRAWN]}
-    sides = {name: interval for name, interval in drawn.items() if interval is not None}
-    if sides:
-        page.plot(
-            interval_plot(sides, title="Clicks on side A by worker", x_label="share of clicks on A", reference=0.5),
-            "Sides are drawn by chance for every comparison, so a fair worker stands at one half.",
-        )
-    columns = [
+        page.table(["worker", "flag", "what stands out", "chance of an ordinary worker"], flagged, "Flags")
+    rules = [(rule.kind, rule.rule, rule.false_alarms) for rule in report.flag_rules]
+    page.table(
+        ["flag", "raised when", "false alarms (reports on honest workers, at most)"], rules, "Rules of the flags"
+    )
+    _number_or_reason(page, "Noise of the mean worker", report.noise.typical)
+    _number_or_reason(page, "Share of the judgments that the 20 busiest workers made", report.concentration.top_20)
+    _number_or_reason(page, "Gini coefficient of judgments over workers", report.concentration.gini)
+    _worker_plots(page, workers[:_MOST_WORKERS_DRAWN])
+    first = ["worker", "judgments", "noise", "weight", "agrees with others", "clicks on A", "prefers longer"]
+    second = [
         "worker",
-        "judgments",
-        "clicks on A",
-        "agrees with others",
+        "first complete",
         "middle grades",
         "decision (s)",
+        "reading (s)",
+        "too fast",
+        "run",
         "own copies",
     ]
-    page.table(columns, [_worker_row(worker) for worker in workers], "All workers; a dash is what is not known")
+    shown = workers[:_MOST_WORKERS_IN_TABLE]
+    rest = len(workers) - len(shown)
+    note = f"; the {rest} with the fewest judgments stand in the JSON alone" if rest else ""
+    page.table(first, [_worth(worker) for worker in shown], f"Workers; a dash is what is not known{note}")
+    page.table(second, [_habits(worker) for worker in shown], "Habits of the same workers")
     if simulated := sum(worker.is_simulated for worker in workers):
         page.paragraph(
             f"{simulated} of {_plural(len(workers), 'worker')} {'is' if simulated == 1 else 'are'} simulated."
         )
 
 
-def _worker_row(worker: WorkerQuality) -> list[Cell]:
-    parts = (worker.side_a, worker.agreement, worker.weakest, worker.decision_seconds, worker.own_copies)
-    return [worker.pseudonym, worker.judgments, *(_cell(part) for part in parts)]
+def _worker_plots(page: Report, workers: Sequence[WorkerQuality]) -> None:
+    noises = {worker.pseudonym: worker.noise.interval for worker in workers}
+    drawn = {name: interval for name, interval in noises.items() if interval is not None}
+    if drawn:
+        page.plot(
+            interval_plot(drawn, title="Noise by worker", x_label="chance of the worse side", reference=0.5),
+            "One half is a coin, beyond it somebody prefers what all others think worse.",
+        )
+    sides = {worker.pseudonym: worker.side_a.interval for worker in workers}
+    drawn = {name: interval for name, interval in sides.items() if interval is not None}
+    if drawn:
+        page.plot(
+            interval_plot(drawn, title="Clicks on side A by worker", x_label="share of clicks on A", reference=0.5),
+            "Sides are drawn by chance for every comparison, so a fair worker stands at one half.",
+        )
+
+
+def _worth(worker: WorkerQuality) -> list[Cell]:
+    parts = (worker.agreement, worker.side_a, worker.longer)
+    return [worker.pseudonym, worker.judgments, _cell(worker.noise), worker.weight, *(_cell(part) for part in parts)]
+
+
+def _habits(worker: WorkerQuality) -> list[Cell]:
+    parts = (worker.finished_first, worker.weakest, worker.decision_seconds, worker.reading_seconds, worker.too_fast)
+    return [worker.pseudonym, *(_cell(part) for part in parts), worker.longest_run, _cell(worker.own_copies)]
 
 
 def _duplicates(page: Report, report: QualityReport) -> None:

@@ -1,152 +1,260 @@
-"""One pass over the store into plain rows: what the statistics need of each comparison and judgment, and no more.
+"""One pass over the store into columns: what the statistics need of each comparison and judgment, and no more.
 
-Texts are reduced to lengths, digests and the opening turn, so that memory grows slowly. Knows no statistics.
+Texts are reduced to lengths, digests and the first few ten thousand different opening turns, so that a million
+judgments are some hundred megabytes. Knows no statistics.
 """
 
 from __future__ import annotations
 
-import hashlib
+from array import array
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any
 
-from prefloop.schema import Comparison, Judgment, Mode, Side, Tranche, TreeMessage
+import numpy as np
+import numpy.typing as npt
+
+from prefloop.quality.texts import Openings, digest
+from prefloop.schema import GRADES, WEAKEST_GRADES, Comparison, Judgment, Mode, Tranche, TreeMessage
 from prefloop.store import ComparisonRecord, Store
 
-
-class JudgmentRow(NamedTuple):
-    """A worker's latest judgment on one comparison, and what was shown."""
-
-    comparison_id: str
-    conversation_id: str
-    worker_id: str | None
-    mode: Mode
-    tranche: Tranche
-    grade: int | None
-    is_weakest: bool
-    is_imported: bool
-    clicked: Side
-    preferred: Side
-    preferred_text: bytes  # digest of the preferred response
-    pair: bytes  # digest of context and the two responses, whichever stood where
-    length_a: int  # characters
-    length_b: int
-    are_identical: bool
-    first_done: Side | None
-    decision_seconds: float | None
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+MODES, TRANCHES = tuple(Mode), tuple(Tranche)
+NOBODY = -1
+"""The worker of imported judgments, and the author of imported conversations."""
 
 
-class ComparisonRow(NamedTuple):
-    """A comparison, judged or not."""
+@dataclass(frozen=True)
+class Judgments:
+    """Columns of one length, a row for each worker's latest judgment on a comparison. Codes number what they name."""
 
-    conversation_id: str
-    state: str
-    void_reason: str
-    are_identical: bool
+    comparison: Ints
+    conversation: Ints
+    worker: Ints
+    author: Ints
+    """Whose conversation it is."""
+    study: Ints
+    mode: Ints
+    """Place in MODES."""
+    tranche: Ints
+    """Place in TRANCHES."""
+    grade: Ints
+    """1 to 8 in shown order; 0: imported without strength."""
+    is_imported: Flags
+    clicked_a: Flags
+    preferred_a: Flags
+    length_a: Ints
+    """Characters."""
+    length_b: Ints
+    are_identical: Flags
+    first_done: Ints
+    """1: A was complete first, -1: B was, 0: not known or at once."""
+    decision_seconds: Floats
+    """From both replies complete to the judgment; NaN: not known."""
+    reading_seconds: Floats
+    """From the first token of either reply to the judgment; NaN: not known."""
+    decided_at: Floats
+    """Seconds since 1970."""
+    pair: Ints
+    """Digest of context and the two replies, whichever stood where."""
+    preferred_text: Ints
+    """Digest of the preferred reply."""
+
+    def __len__(self) -> int:
+        return len(self.comparison)
+
+    def where(self, is_kept: Flags) -> Judgments:
+        """The rows of a mask."""
+        return Judgments(**{part.name: getattr(self, part.name)[is_kept] for part in fields(self)})
+
+    @property
+    def is_weakest(self) -> Flags:
+        is_weakest: Flags = np.isin(self.grade, WEAKEST_GRADES)
+        return is_weakest
+
+    @property
+    def is_seen(self) -> Flags:
+        """Made on a page, where sides and times mean something."""
+        return ~self.is_imported
+
+    @property
+    def by_someone(self) -> Flags:
+        return self.worker != NOBODY
+
+    @classmethod
+    def of(cls, columns: dict[str, npt.ArrayLike]) -> Judgments:
+        """Columns of any kind as the kinds above."""
+        kinds = {part.name: _KINDS[str(part.type)] for part in fields(cls)}
+        return cls(**{name: np.asarray(columns[name], dtype=kind) for name, kind in kinds.items()})
 
 
-class Opening(NamedTuple):
-    """The first user turn of a conversation and whose it is."""
+_KINDS: dict[str, type] = {"Ints": np.int64, "Floats": np.float64, "Flags": np.bool_}
 
-    conversation_id: str
-    worker_id: str | None
-    text: str
+
+@dataclass
+class Comparisons:
+    """Finished comparisons and those still open, in counts and columns."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    void_reasons: Counter[str] = field(default_factory=Counter)
+    conversation: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    is_void: Flags = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    """Of those that are not open, as the next."""
+    are_identical: Flags = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
 
 
 @dataclass
 class Rows:
-    """What one pass found; openings and rows stand in order of creation."""
+    """What one pass found, in order of creation."""
 
-    comparisons: list[ComparisonRow] = field(default_factory=list)
-    judgments: list[JudgmentRow] = field(default_factory=list)
-    openings: list[Opening] = field(default_factory=list)
+    judgments: Judgments
+    comparisons: Comparisons
+    openings: Openings
+    workers: list[str]
+    """Ids by code."""
     corrected: int = 0
-    states: Counter[str] = field(default_factory=Counter)
+
+
+class Numbering:
+    """Labels to codes 0, 1, ... in order of first appearance."""
+
+    def __init__(self) -> None:
+        self.codes: dict[Hashable, int] = {}
+
+    def __call__(self, label: Hashable) -> int:
+        return self.codes.setdefault(label, len(self.codes))
 
 
 def read_rows(store: Store, mode: Mode | None, tranche: Tranche | None, study_id: str | None) -> Rows:
     """Everything of the chosen part of the store, in one streaming pass."""
-    rows = Rows()
-    opened: set[str] = set()
+    reader = _Reader()
     for record in store.records(mode, tranche, study_id):
+        reader.add(record)
+    return reader.rows()
+
+
+class _Reader:
+    """Gathers columns record by record."""
+
+    def __init__(self) -> None:
+        kinds = {"Ints": "q", "Floats": "d", "Flags": "b"}
+        self.columns = {part.name: array(kinds[str(part.type)]) for part in fields(Judgments)}
+        self.comparisons = Comparisons()
+        self.closed: tuple[array[int], array[int], array[int]] = array("q"), array("b"), array("b")
+        self.openings = Openings()
+        self.corrected = 0
+        self.numbers = {what: Numbering() for what in ("worker", "conversation", "study")}
+
+    def add(self, record: ComparisonRecord) -> None:
         comparison = record.comparison
-        rows.states[comparison.state] += 1
-        rows.comparisons.append(
-            ComparisonRow(
-                conversation_id=comparison.conversation_id,
-                state=comparison.state,
-                void_reason=comparison.void_reason or "",
-                are_identical=comparison.response_a.text == comparison.response_b.text,
-            )
+        self.comparisons.states[comparison.state] += 1
+        known = len(self.numbers["conversation"].codes)
+        conversation, author = (
+            self.numbers["conversation"](comparison.conversation_id),
+            self._worker(comparison.worker_id),
         )
-        if comparison.conversation_id not in opened:
-            opened.add(comparison.conversation_id)
+        are_identical = comparison.response_a.text == comparison.response_b.text
+        if conversation == known:
             text = next((message.text for message in record.path if message.role == "user"), "")
-            rows.openings.append(Opening(comparison.conversation_id, comparison.worker_id, text))
+            self.openings.add(conversation, author, text)
+        if comparison.state == "void":
+            self.comparisons.void_reasons[comparison.void_reason or "no reason given"] += 1
+        if comparison.state != "open":
+            facts = (conversation, comparison.state == "void", are_identical)
+            for column, value in zip(self.closed, facts, strict=True):
+                column.append(value)
         if comparison.state == "judged":
-            _add_judgments(rows, record)
-    return rows
+            self._add_judgments(record, conversation, author, are_identical)
 
+    def _add_judgments(self, record: ComparisonRecord, conversation: int, author: int, are_identical: bool) -> None:
+        comparison = record.comparison
+        revised = {judgment.revises for judgment in record.judgments if judgment.revises is not None}
+        self.corrected += len(revised)
+        digests = {"a": digest(comparison.response_a.text), "b": digest(comparison.response_b.text)}
+        shown = {
+            "comparison": self.comparisons.states.total(),
+            "conversation": conversation,
+            "author": author,
+            "study": NOBODY if comparison.study_id is None else self.numbers["study"](comparison.study_id),
+            "mode": MODES.index(comparison.mode),
+            "tranche": TRANCHES.index(comparison.tranche),
+            "length_a": len(comparison.response_a.text),
+            "length_b": len(comparison.response_b.text),
+            "are_identical": are_identical,
+            "first_done": _first_done(comparison),
+            "pair": _pair_digest(record.path, digests["a"], digests["b"]),
+        }
+        for judgment in record.judgments:
+            if judgment.id in revised:
+                continue
+            row: dict[str, Any] = shown | {
+                "worker": self._worker(judgment.worker_id),
+                "grade": judgment.grade or 0,
+                "is_imported": judgment.input_device == "import",
+                "clicked_a": judgment.clicked == "a",
+                "preferred_a": judgment.preferred == "a",
+                "preferred_text": digests[judgment.preferred],
+                "decision_seconds": _decision_seconds(comparison, judgment),
+                "reading_seconds": _reading_seconds(comparison, judgment),
+                "decided_at": judgment.decided_at.timestamp(),
+            }
+            for name, column in self.columns.items():
+                column.append(row[name])
 
-def _add_judgments(rows: Rows, record: ComparisonRecord) -> None:
-    comparison = record.comparison
-    revised = {judgment.revises for judgment in record.judgments if judgment.revises is not None}
-    rows.corrected += len(revised)
-    digests = {"a": _digest(comparison.response_a.text), "b": _digest(comparison.response_b.text)}
-    pair = _pair_digest(record.path, digests["a"], digests["b"])
-    for judgment in record.judgments:
-        if judgment.id in revised:
-            continue
-        rows.judgments.append(
-            JudgmentRow(
-                comparison_id=comparison.id,
-                conversation_id=comparison.conversation_id,
-                worker_id=judgment.worker_id,
-                mode=comparison.mode,
-                tranche=comparison.tranche,
-                grade=judgment.grade,
-                is_weakest=judgment.is_weakest,
-                is_imported=judgment.input_device == "import",
-                clicked=judgment.clicked,
-                preferred=judgment.preferred,
-                preferred_text=digests[judgment.preferred],
-                pair=pair,
-                length_a=len(comparison.response_a.text),
-                length_b=len(comparison.response_b.text),
-                are_identical=comparison.response_a.text == comparison.response_b.text,
-                first_done=_first_done(comparison),
-                decision_seconds=_decision_seconds(comparison, judgment),
-            )
+    def _worker(self, id: str | None) -> int:
+        return NOBODY if id is None else self.numbers["worker"](id)
+
+    def rows(self) -> Rows:
+        conversation, is_void, are_identical = self.closed
+        self.comparisons.conversation = np.array(conversation, dtype=np.int64)
+        self.comparisons.is_void = np.array(is_void, dtype=np.bool_)
+        self.comparisons.are_identical = np.array(are_identical, dtype=np.bool_)
+        return Rows(
+            judgments=Judgments.of({name: np.array(column) for name, column in self.columns.items()}),
+            comparisons=self.comparisons,
+            openings=self.openings,
+            workers=[str(id) for id in self.numbers["worker"].codes],
+            corrected=self.corrected,
         )
 
 
-def _first_done(comparison: Comparison) -> Side | None:
+def grade_counts(grades: Ints) -> dict[int, int]:
+    """How often each grade was given."""
+    counts = np.bincount(grades, minlength=GRADES + 1)
+    return {grade: int(counts[grade]) for grade in range(1, GRADES + 1)}
+
+
+def _first_done(comparison: Comparison) -> int:
     a, b = comparison.response_a.done_at, comparison.response_b.done_at
     if a is None or b is None or a == b:
-        return None
-    return "a" if a < b else "b"
+        return 0
+    return 1 if a < b else -1
 
 
-def _decision_seconds(comparison: Comparison, judgment: Judgment) -> float | None:
+def _decision_seconds(comparison: Comparison, judgment: Judgment) -> float:
     """From both replies being complete (as the page saw it, else as the server did) to the judgment."""
-    if judgment.input_device == "import":
-        return None
-    begun = judgment.both_done_at
-    if begun is None:
-        a, b = comparison.response_a.done_at, comparison.response_b.done_at
-        begun = None if a is None or b is None else max(a, b)
-    seconds = None if begun is None else (judgment.decided_at - begun).total_seconds()
-    return seconds if seconds is not None and seconds > 0 else None
+    done = (comparison.response_a.done_at, comparison.response_b.done_at)
+    both = max(moment for moment in done if moment) if all(done) else None
+    return _seconds(judgment, judgment.both_done_at or both)
 
 
-def _pair_digest(path: tuple[TreeMessage, ...], first: bytes, second: bytes) -> bytes:
-    context = hashlib.blake2b(digest_size=16)
-    for message in path:
-        context.update(f"{message.role}\0{message.text}\0".encode())
-    for digest in sorted((first, second)):
-        context.update(digest)
-    return context.digest()
+def _reading_seconds(comparison: Comparison, judgment: Judgment) -> float:
+    """From the first token of either reply (as the page saw it, else as the server did) to the judgment."""
+    begun = (comparison.response_a.first_token_at, comparison.response_b.first_token_at)
+    return _seconds(judgment, judgment.first_token_at or min((moment for moment in begun if moment), default=None))
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+def _seconds(judgment: Judgment, begun: datetime | None) -> float:
+    if judgment.input_device == "import" or begun is None:
+        return float("nan")
+    seconds = (judgment.decided_at - begun).total_seconds()
+    return seconds if seconds > 0 else float("nan")
+
+
+def _pair_digest(path: Iterable[TreeMessage], first: int, second: int) -> int:
+    context = "".join(f"{message.role}\0{message.text}\0" for message in path)
+    return digest(f"{context}\0{min(first, second)}\0{max(first, second)}")

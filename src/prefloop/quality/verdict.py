@@ -6,74 +6,52 @@ good word where the whole interval lies within. In between the number stands in 
 
 from __future__ import annotations
 
-from pydantic import Field
-
-from prefloop.config import Config
-from prefloop.quality.nouns import (
-    Agreement,
-    Counts,
-    Duplicates,
-    Finding,
-    LengthEffect,
-    Level,
-    Measured,
-    WorkerQuality,
-)
+from prefloop.config import QualitySettings, QualitySubject
+from prefloop.quality.nouns import Agreement, Finding, LengthEffect, Level, Measured, QualityReport, WorkerQuality
 from prefloop.schema import Interval, Mode
 
 
-class Limits(Config):
-    """Beyond these the verdict warns."""
-
-    least_alpha: float = Field(0.2, ge=0.0, le=1.0, description="Krippendorff's alpha below which agreement is weak")
-    most_side_share: float = Field(0.55, ge=0.0, le=1.0, description="share of judgments for one side")
-    most_length_share: float = Field(0.65, ge=0.0, le=1.0, description="share of judgments for the longer reply")
-    most_first_share: float = Field(0.6, ge=0.0, le=1.0, description="share for the side that finished first")
-    most_void_share: float = Field(0.05, ge=0.0, le=1.0, description="share of comparisons that are void")
-    most_weakest_share: float = Field(0.4, ge=0.0, le=1.0, description="share of judgments with the weakest grades")
-    most_repeated_openings: float = Field(0.2, ge=0.0, le=1.0, description="of conversations that open like another")
-    most_identical_responses: float = Field(0.05, ge=0.0, le=1.0, description="of comparisons with equal sides")
-    least_retest: float = Field(0.6, ge=0.0, le=1.0, description="of repeated judgments that agree")
-
-
-def verdict(
-    counts: Counts,
-    agreement: Agreement,
-    retest: Measured,
-    side_a: Measured,
-    finished_first: Measured,
-    length: dict[Mode, LengthEffect],
-    duplicates: Duplicates,
-    workers: tuple[WorkerQuality, ...],
-    limits: Limits,
-) -> tuple[Finding, ...]:
-    """Findings, warnings first."""
-    if counts.judgments == 0:
+def verdict(report: QualityReport, limits: QualitySettings) -> tuple[Finding, ...]:
+    """Findings on the numbers of a report, warnings first."""
+    if report.counts.judgments == 0:
         return (
             Finding(
+                subject="judgments",
                 level="unknown",
                 sentence="There are no judgments yet, so nothing can be said about their quality.",
                 next_step="Collect on the page (prefloop serve) or import a data set (prefloop import).",
             ),
         )
     findings = [
-        *_agreement(agreement, limits),
-        *_sides(side_a, limits),
-        *_first(finished_first, limits),
-        *(finding for mode, effect in length.items() for finding in _length(mode, effect, limits)),
-        *_people(workers),
-        *_retest(retest, limits),
-        *_waste(counts, duplicates, limits),
+        *_agreement(report.agreement, limits),
+        *_sides(report.side_a, limits),
+        *_first(report.finished_first, limits),
+        *(finding for mode, effect in report.length.items() for finding in _length(mode, effect, limits)),
+        *_people(report.workers),
+        *_pace(report, limits),
+        *_retest(report.retest, limits),
+        *_waste(report, limits),
     ]
     order: tuple[Level, ...] = ("warning", "unknown", "good")
     return tuple(sorted(findings, key=lambda finding: order.index(finding.level)))
 
 
-def _agreement(agreement: Agreement, limits: Limits) -> list[Finding]:
+def closed_gate(findings: tuple[Finding, ...], limits: QualitySettings) -> tuple[str, ...]:
+    """Why the settings' gate says no: its warnings and, where they ask for it, what is not known. Empty: it is open."""
+    bad: tuple[Level, ...] = ("warning", "unknown") if limits.gate_needs_known else ("warning",)
+    named = [finding for finding in findings if finding.subject in limits.gate and finding.level in bad]
+    nothing = [finding for finding in findings if finding.subject == "judgments" and limits.gate]
+    said = {finding.subject for finding in findings}
+    silent = [subject for subject in limits.gate if subject not in said] if limits.gate_needs_known else []
+    unsettled = [f"Nothing certain can be said of {subject!r} yet." for subject in silent if not nothing]
+    return tuple(finding.sentence for finding in [*nothing, *named]) + tuple(unsettled)
+
+
+def _agreement(agreement: Agreement, limits: QualitySettings) -> list[Finding]:
     alpha = agreement.alpha_side.interval
     if alpha is None or agreement.raw.interval is None:
         why = agreement.alpha_side.unknown or agreement.raw.unknown
-        return [Finding(level="unknown", sentence=f"Agreement is not known. {why}")]
+        return [Finding(subject="agreement", level="unknown", sentence=f"Agreement is not known. {why}")]
     raw = agreement.raw.interval
     words = (
         f"Two workers prefer the same reply in {_percent(raw)} of shared judgments and alpha is {_number(alpha)} "
@@ -83,11 +61,14 @@ def _agreement(agreement: Agreement, limits: Limits) -> list[Finding]:
         step = (
             "Read some disagreements together and sharpen the instructions: nobody can learn what people do not share."
         )
-        return [Finding(level="warning", sentence=f"Workers hardly agree. {words}.", next_step=step)]
+        return [
+            Finding(subject="agreement", level="warning", sentence=f"Workers hardly agree. {words}.", next_step=step)
+        ]
     if alpha.low > limits.least_alpha:
-        return [Finding(level="good", sentence=f"Workers agree beyond chance. {words}.")]
+        return [Finding(subject="agreement", level="good", sentence=f"Workers agree beyond chance. {words}.")]
     return [
         Finding(
+            subject="agreement",
             level="unknown",
             sentence=f"Agreement is not settled yet. {words}.",
             next_step="Let a second worker judge more of the comparisons.",
@@ -95,25 +76,26 @@ def _agreement(agreement: Agreement, limits: Limits) -> list[Finding]:
     ]
 
 
-def _sides(side_a: Measured, limits: Limits) -> list[Finding]:
+def _sides(side_a: Measured, limits: QualitySettings) -> list[Finding]:
     if (share := side_a.interval) is None:
-        return [Finding(level="unknown", sentence=f"Position bias is not known. {side_a.unknown}")]
+        return [Finding(subject="side", level="unknown", sentence=f"Position bias is not known. {side_a.unknown}")]
     words = f"{_percent(share)} of clicks fell on the side shown as A; sides are drawn by chance, so 50% is fair"
     if _beyond(share, limits.most_side_share):
         step = (
             "See which workers it comes from; sides are random, so it adds noise to the data rather than a direction."
         )
-        return [Finding(level="warning", sentence=f"Clicks lean to one side. {words}.", next_step=step)]
+        return [Finding(subject="side", level="warning", sentence=f"Clicks lean to one side. {words}.", next_step=step)]
     if _within(share, limits.most_side_share):
-        return [Finding(level="good", sentence=f"Clicks do not lean to a side. {words}.")]
+        return [Finding(subject="side", level="good", sentence=f"Clicks do not lean to a side. {words}.")]
     return []
 
 
-def _first(finished_first: Measured, limits: Limits) -> list[Finding]:
+def _first(finished_first: Measured, limits: QualitySettings) -> list[Finding]:
     if (share := finished_first.interval) is None or not _beyond(share, limits.most_first_share):
         return []
     return [
         Finding(
+            subject="first",
             level="warning",
             sentence=f"{_percent(share)} of clicks fell on the response that was complete first.",
             next_step="Compare with the length effect: a short reply is complete first and may also be the better one.",
@@ -121,7 +103,7 @@ def _first(finished_first: Measured, limits: Limits) -> list[Finding]:
     ]
 
 
-def _length(mode: Mode, effect: LengthEffect, limits: Limits) -> list[Finding]:
+def _length(mode: Mode, effect: LengthEffect, limits: QualitySettings) -> list[Finding]:
     share = effect.longer_wins.interval
     if share is None or not _beyond(share, limits.most_length_share):
         return []
@@ -129,6 +111,7 @@ def _length(mode: Mode, effect: LengthEffect, limits: Limits) -> list[Finding]:
     place = f"In {mode.value.replace('_', '-')} mode"
     return [
         Finding(
+            subject="length",
             level="warning",
             sentence=f"{place} the {which} reply is preferred in {_percent(share)} of pairs.",
             next_step="Hold every preference model against this baseline, and read pairs in which length is all.",
@@ -139,21 +122,28 @@ def _length(mode: Mode, effect: LengthEffect, limits: Limits) -> list[Finding]:
 def _people(workers: tuple[WorkerQuality, ...]) -> list[Finding]:
     flagged = [worker for worker in workers if worker.flags]
     if flagged:
-        names = ", ".join(f"{worker.pseudonym} ({worker.flags[0].split(':')[0]})" for worker in flagged[:6])
+        names = ", ".join(f"{worker.pseudonym} ({worker.flags[0].kind})" for worker in flagged[:6])
         more = f" and {len(flagged) - 6} more" if len(flagged) > 6 else ""
         step = "Read some of their conversations before deciding anything; the table of workers says what stood out."
         sentence = f"{len(flagged)} of {len(workers)} workers stand out: {names}{more}."
-        return [Finding(level="warning", sentence=sentence, next_step=step)]
+        return [Finding(subject="workers", level="warning", sentence=sentence, next_step=step)]
     if len(workers) > 1:
-        return [Finding(level="good", sentence=f"None of the {len(workers)} workers stands out in what is tested.")]
+        return [
+            Finding(
+                subject="workers",
+                level="good",
+                sentence=f"None of the {len(workers)} workers stands out in what is tested.",
+            )
+        ]
     return []
 
 
-def _retest(retest: Measured, limits: Limits) -> list[Finding]:
+def _retest(retest: Measured, limits: QualitySettings) -> list[Finding]:
     if (share := retest.interval) is None or share.high >= limits.least_retest:
         return []
     return [
         Finding(
+            subject="retest",
             level="warning",
             sentence=f"Workers who met a pair again kept their preference in only {_percent(share)}.",
             next_step="Shorten the sessions or ask for fewer comparisons of near-equal replies.",
@@ -161,37 +151,56 @@ def _retest(retest: Measured, limits: Limits) -> list[Finding]:
     ]
 
 
-def _waste(counts: Counts, duplicates: Duplicates, limits: Limits) -> list[Finding]:
+def _pace(report: QualityReport, limits: QualitySettings) -> list[Finding]:
+    """Simulated workers take no time to read; nobody is warned of them."""
+    share = report.too_fast.interval
+    if share is None or share.low <= limits.most_too_fast or all(worker.is_simulated for worker in report.workers):
+        return []
+    return [
+        Finding(
+            subject="pace",
+            level="warning",
+            sentence=f"{_percent(share)} of judgments were made faster than both replies can be read.",
+            next_step="Look at the pay and the length of sessions, and read what the fastest workers chose.",
+        )
+    ]
+
+
+def _waste(report: QualityReport, limits: QualitySettings) -> list[Finding]:
     """Shares of work that teach nothing."""
-    checks = (
+    checks: tuple[tuple[QualitySubject, Measured, float, str, str], ...] = (
         (
-            counts.void_share,
+            "void",
+            report.counts.void_share,
             limits.most_void_share,
             "of finished comparisons are void",
             "Read the reasons below and mend the model server first.",
         ),
         (
-            counts.weakest_share,
+            "weakest",
+            report.counts.weakest_share,
             limits.most_weakest_share,
             "of judgments have one of the two middle grades, which training leaves out",
             "Let more different snapshots meet, or sample at a higher temperature.",
         ),
         (
-            duplicates.repeated_openings,
+            "repeated",
+            report.duplicates.repeated_openings,
             limits.most_repeated_openings,
             "of conversations open with words that came before",
             "Ask for new topics; split data by opening so that no copy stands in both training and test.",
         ),
         (
-            duplicates.identical_responses,
+            "identical",
+            report.duplicates.identical_responses,
             limits.most_identical_responses,
             "of judged comparisons show one text twice",
             "Raise the temperature or let different snapshots answer.",
         ),
     )
     return [
-        Finding(level="warning", sentence=f"{_percent(share.interval)} {words}.", next_step=step)
-        for share, most, words, step in checks
+        Finding(subject=subject, level="warning", sentence=f"{_percent(share.interval)} {words}.", next_step=step)
+        for subject, share, most, words, step in checks
         if share.interval is not None and share.interval.low > most
     ]
 

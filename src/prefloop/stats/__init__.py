@@ -1,4 +1,5 @@
-"""Torch-free statistics: clustered intervals, ratings, agreement, calibration, bias, duplicates, fits.
+"""Torch-free statistics: clustered intervals, ratings, agreement, reliability of raters, calibration, bias,
+duplicates, fits.
 
 Responsible for numbers with their intervals (95%, clustered by conversation or worker). Knows nothing of the store,
 of models or of people: arrays and labels come in, `schema.Interval` and small frozen nouns go out. What cannot be
@@ -6,19 +7,31 @@ estimated raises a DataError whose sentence says what is missing.
 """
 
 from prefloop.stats.agreement import krippendorff_alpha, raw_agreement
-from prefloop.stats.bias import LengthBias, length_bias, logit, position_bias
+from prefloop.stats.bias import LengthBias, length_bias, logit, logit_point, position_bias
 from prefloop.stats.calibration import AboveThreshold, Calibration, CalibrationBin, accuracy_above, calibration
+from prefloop.stats.concentration import gini, top_share
 from prefloop.stats.duplicates import NearDuplicate, duplicate_groups, near_duplicates, normalised
 from prefloop.stats.fits import LinearFit, linear_fit
+from prefloop.stats.grouped import grouped_means, grouped_shares
 from prefloop.stats.intervals import (
     bootstrap_interval,
     clustered_mean,
     clustered_ratio,
     clustered_share,
+    label_codes,
     wilson,
     win_rate,
 )
 from prefloop.stats.rating import ELO_PER_NAT, EloTable, PairRecord, bradley_terry, elo, expected_win_rate
+from prefloop.stats.reliability import Reliability, noise_of, reliability
+from prefloop.stats.screening import (
+    at_least_chances,
+    coin_chances,
+    excess_chances,
+    longest_runs,
+    run_chances,
+    score_chances,
+)
 
 __all__ = [
     "ELO_PER_NAT",
@@ -30,24 +43,39 @@ __all__ = [
     "LinearFit",
     "NearDuplicate",
     "PairRecord",
+    "Reliability",
     "accuracy_above",
+    "at_least_chances",
     "bootstrap_interval",
     "bradley_terry",
     "calibration",
     "clustered_mean",
     "clustered_ratio",
     "clustered_share",
+    "coin_chances",
     "duplicate_groups",
     "elo",
+    "excess_chances",
     "expected_win_rate",
+    "gini",
+    "grouped_means",
+    "grouped_shares",
     "krippendorff_alpha",
+    "label_codes",
     "length_bias",
     "linear_fit",
     "logit",
+    "logit_point",
+    "longest_runs",
     "near_duplicates",
+    "noise_of",
     "normalised",
     "position_bias",
     "raw_agreement",
+    "reliability",
+    "run_chances",
+    "score_chances",
+    "top_share",
     "wilson",
     "win_rate",
 ]

@@ -94,8 +94,18 @@ def logit(predictors: Floats, outcomes: Floats, clusters: Labels | None = None) 
         DataError: columns that depend on each other, or outcomes that the predictors separate completely.
     """
     design, outcome = np.asarray(predictors, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
+    return _robust(design, outcome, logit_point(design, outcome), clusters)
+
+
+def logit_point(predictors: Floats, outcomes: Floats) -> Floats:
+    """The coefficients of `logit` alone, (column,).
+
+    Errors:
+        DataError: as of `logit`.
+    """
+    design, outcome = np.asarray(predictors, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
     beta = np.zeros(design.shape[1])
-    if len(outcome) == 0 or np.linalg.matrix_rank(design) < design.shape[1]:
+    if len(outcome) == 0 or np.linalg.matrix_rank(design.T @ design) < design.shape[1]:
         raise DataError(f"{len(outcome)} observations do not determine {design.shape[1]} coefficients; add others.")
     for _ in range(50):
         chance = special.expit(design @ beta)
@@ -105,7 +115,7 @@ def logit(predictors: Floats, outcomes: Floats, clusters: Labels | None = None) 
         step = np.linalg.solve(information, design.T @ (outcome - chance))
         beta += step * min(1.0, 4 / max(float(np.abs(step).max()), 1e-12))  # far steps are shortened, not skipped
         if np.abs(step).max() < 1e-10:
-            return _robust(design, outcome, beta, clusters)
+            return beta
     raise DataError(
         f"The {len(outcome)} outcomes are separated by the predictors, so no finite slope fits; add others."
     )

@@ -1,0 +1,105 @@
+"""Opening turns: exact copies among all of them, near copies in a stated part. Knows no store and no judgments.
+
+Every opening leaves a digest of its normalised text. The text itself is kept of the first different ones alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from prefloop.stats import near_duplicates, normalised
+
+MOST_TEXTS = 50_000
+"""Different openings whose text is kept, the earliest ones, so that a report is the same each time."""
+MOST_OWN_TEXTS = 20_000
+"""Openings of all workers together that are compared with their own earlier ones, each worker's first ones."""
+
+
+class Openings:
+    """The first user turn of each conversation, in order of creation; empty ones are left out."""
+
+    def __init__(self) -> None:
+        self._conversation: array[int] = array("q")
+        self._worker: array[int] = array("q")
+        self._code: array[int] = array("q")
+        self._codes: dict[int, int] = {}
+        self.texts: dict[int, str] = {}
+        """Code of a normalised text -> the text as it first came."""
+        self.conversations = 0
+
+    def add(self, conversation: int, worker: int, text: str) -> None:
+        """Takes the next conversation's opening."""
+        self.conversations += 1
+        plain = normalised(text)
+        if not plain:
+            return
+        code = self._codes.setdefault(digest(plain), len(self._codes))
+        if code not in self.texts and len(self.texts) < MOST_TEXTS:
+            self.texts[code] = text
+        self._conversation.append(conversation)
+        self._worker.append(worker)
+        self._code.append(code)
+
+    def __len__(self) -> int:
+        return len(self._code)
+
+    @property
+    def conversation(self) -> npt.NDArray[np.int64]:
+        return np.array(self._conversation, dtype=np.int64)
+
+    @property
+    def worker(self) -> npt.NDArray[np.int64]:
+        return np.array(self._worker, dtype=np.int64)
+
+    @property
+    def code(self) -> npt.NDArray[np.int64]:
+        """The same number for texts that are equal once normalised."""
+        return np.array(self._code, dtype=np.int64)
+
+    def is_repeated(self) -> npt.NDArray[np.bool_]:
+        """Whether an earlier opening, whoever's, is the same text."""
+        return _came_before(self.code)
+
+    def is_own_copy(self) -> npt.NDArray[np.bool_]:
+        """Whether an earlier opening of the same worker is the same text or, among those compared, nearly so."""
+        code, worker = self.code, self.worker
+        is_copy = _came_before(worker * (len(self._codes) + 1) + code)
+        for own in self._compared(worker):
+            texts = [self.texts[code[place]] for place in own]
+            for pair in near_duplicates(texts):
+                is_copy[own[max(pair.first, pair.second)]] = True
+        return is_copy
+
+    def most_repeated(self, most: int) -> list[tuple[str, int]]:
+        """Texts that came more than once and how often, most first; of those whose text was kept."""
+        counts = np.bincount(self.code) if len(self) else np.zeros(0, dtype=np.int64)
+        order = np.argsort(-counts, kind="stable")
+        found = ((int(code), int(counts[code])) for code in order if counts[code] > 1)
+        return [(self.texts[code], count) for code, count in found if code in self.texts][:most]
+
+    def _compared(self, worker: npt.NDArray[np.int64]) -> Iterator[list[int]]:
+        """Each worker's first openings with a known text, as places."""
+        people = np.unique(worker[worker >= 0])
+        most = max(MOST_OWN_TEXTS // max(len(people), 1), 5)
+        order = np.argsort(worker, kind="stable")
+        starts, ends = (np.searchsorted(worker[order], people, side=side) for side in ("left", "right"))
+        for start, end in zip(starts, ends, strict=True):
+            own = [int(place) for place in order[start:end] if self._code[place] in self.texts][:most]
+            if len(own) > 1:
+                yield own
+
+
+def digest(text: str) -> int:
+    """64 bits of a text; some two of a million different texts collide in one of 40 million cases."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _came_before(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    is_copy = np.ones(len(codes), dtype=np.bool_)
+    is_copy[np.unique(codes, return_index=True)[1]] = False
+    return is_copy
