@@ -83,7 +83,8 @@ class Judgments:
 
     @property
     def by_someone(self) -> Flags:
-        return self.worker != NOBODY
+        is_named: Flags = self.worker != NOBODY
+        return is_named
 
     @classmethod
     def of(cls, columns: dict[str, npt.ArrayLike]) -> Judgments:
