@@ -82,7 +82,11 @@ SANDBOX = (
         ["sandbox_contrasts=24", "held_out_share=0.1", "pairs_per_step=12"],
         "pmp_sandbox_tiny",
     ),
-    Case("pm_sandbox/run.toml", ["sandbox_judgments=32", "held_out_share=0.1", "pairs_per_step=16"], "pm_sandbox"),
+    Case(
+        "pm_sandbox/run.toml",
+        ["sandbox_judgments=32", "held_out_share=0.1", "pairs_per_step=16", "epochs=1"],
+        "pm_sandbox",
+    ),
 )
 
 
