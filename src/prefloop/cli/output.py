@@ -23,7 +23,7 @@ def emit(result: dict[str, Any], as_json: bool) -> None:
 
 
 def lines(result: dict[str, Any], indent: str = "") -> list[str]:
-    """The same for people; nested objects are indented."""
+    """The same for people; nested objects are indented, those of a list begin with a dash."""
     printed: list[str] = []
     for key, value in result.items():
         if isinstance(value, dict):
@@ -32,6 +32,11 @@ def lines(result: dict[str, Any], indent: str = "") -> list[str]:
             printed.append(f"{indent}{key}: {value:.4g}")
         elif isinstance(value, list) and all(isinstance(item, float) for item in value):
             printed.append(f"{indent}{key}: [{', '.join(f'{item:.3f}' for item in value)}]")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            printed.append(f"{indent}{key}:")
+            for item in value:
+                first, *others = lines(item, indent + "    ") or [""]
+                printed += [f"{indent}  - {first.strip()}".rstrip(), *others]
         else:
             printed.append(f"{indent}{key}: {value}")
     return printed

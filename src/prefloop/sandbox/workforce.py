@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from prefloop.quality import Comparisons, Judgments, Openings, Rows
 from prefloop.sandbox.judges import STRENGTHS
@@ -96,8 +97,9 @@ def simulate(
     order = np.lexsort((decided_at, worker))
     item, worker, decided_at = item[order], worker[order], decided_at[order]
 
-    def habit(name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return np.array([float(getattr(person, name)) for person in people])[worker]
+    def habit(name: str) -> npt.NDArray[np.float64]:
+        values = np.array([float(getattr(person, name)) for person in people])
+        return np.asarray(values[worker], dtype=np.float64)
 
     log_ratio = np.log(lengths[:, 0] / lengths[:, 1])[item]
     u = difference[item] / habit("temperature") + draw.logistic(size=len(item))
