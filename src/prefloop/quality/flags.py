@@ -35,7 +35,7 @@ from prefloop.stats import (
 def flag_rules(limits: QualitySettings, workers: int) -> tuple[FlagRule, ...]:
     """What is flagged when, in words; `workers` are those who judged."""
     level = limits.false_alarms / max(workers, 1)
-    points = f"{limits.least_difference:.0%}"
+    points = f"{100 * limits.least_difference:g} points"
     below = f"chance below {level:.2g} ({limits.false_alarms:g} over {workers} workers)"
     rules: dict[FlagKind, str] = {
         "flipped": f"strength below 0 with {below}: against everybody else on the same comparisons",
