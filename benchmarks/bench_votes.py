@@ -6,8 +6,8 @@ Votes without ties (workers choose between two models' answers to one prompt). P
 that no vote on a held-out pair is seen. On the others the model of workers and items gives each worker a weight, and
 Bradley-Terry strengths of the models are fitted twice: every vote counts once, or with its worker's weight. Then one
 slope on the same votes, unweighted, sets how sure the predictions are (weighted strengths speak of better workers than
-the typical one). Both predict the held-out votes; the difference of their log losses (nats a vote; below 0:
-weights help) and of their accuracies has an interval clustered by pair. The last line of output is one JSON object.
+the typical one). Both predict the held-out votes; the difference of their log losses (nats a vote; below 0: weights
+help) and of their accuracies has an interval clustered by pair. The last line of output is one JSON object.
 """
 
 from __future__ import annotations

@@ -237,3 +237,16 @@ def test_dry_run_prints_the_resolved_settings(workspace: Path, tmp_path: Path) -
     file.write_text("sandbox_dialogues = 10\n")
     result = prefloop("train", "lm", file, "--set", "steps=7", "--dry-run", "--json", "--workspace", workspace)
     assert json.loads(result.stdout)["steps"] == 7
+
+
+def test_a_closed_quality_gate_ends_with_one(workspace: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "gated"
+    shutil.copytree(workspace, copy)
+    with (copy / "prefloop.toml").open("a", encoding="utf-8") as settings:
+        settings.write('\n[quality]\ngate = ["agreement"]\n')
+    result = prefloop("quality", "--workspace", copy, "--json")
+    assert result.returncode == 1
+    assert "quality.gate" in result.stderr
+    assert "no judgments" in result.stderr
+    assert json.loads(result.stdout)["gate"]
+    assert prefloop("quality", "--workspace", workspace).returncode == 0

@@ -20,6 +20,8 @@ from prefloop.quality import Comparisons, Judgments, Openings, Rows
 from prefloop.sandbox.judges import STRENGTHS
 from prefloop.schema import GRADES
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 _BEGIN = 1_767_603_600.0  # a Monday morning
 _STREAK = 15
 
@@ -97,7 +99,7 @@ def simulate(
     order = np.lexsort((decided_at, worker))
     item, worker, decided_at = item[order], worker[order], decided_at[order]
 
-    def habit(name: str) -> npt.NDArray[np.float64]:
+    def habit(name: str) -> Floats:
         values = np.array([float(getattr(person, name)) for person in people])
         return np.asarray(values[worker], dtype=np.float64)
 
@@ -153,11 +155,11 @@ def simulate(
 
 
 def _streaks(
-    grade: np.ndarray[tuple[int], np.dtype[np.int64]],
-    worker: np.ndarray[tuple[int], np.dtype[np.int64]],
-    lazy: np.ndarray[tuple[int], np.dtype[np.float64]],
+    grade: Ints,
+    worker: Ints,
+    lazy: Floats,
     draw: np.random.Generator,
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+) -> Ints:
     """Rows stand in each worker's order of time; in lazy stretches the first grade is given all along."""
     start = np.flatnonzero(np.diff(worker, prepend=-1))
     place = np.arange(len(worker)) - start[np.cumsum(np.diff(worker, prepend=-1) != 0) - 1]
@@ -170,8 +172,8 @@ def _streaks(
 def _open(
     openings: Openings,
     people: Sequence[Habits],
-    conversations: np.ndarray[tuple[int], np.dtype[np.int64]],
-    authors: np.ndarray[tuple[int], np.dtype[np.int64]],
+    conversations: Ints,
+    authors: Ints,
     chance: random.Random,
 ) -> None:
     words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=chance.randint(2, 9))) for _ in range(5000)]
