@@ -28,7 +28,7 @@ def serve(
     from prefloop.engine import end_with_parent
     from prefloop.loop.serving import invitation, open_study
     from prefloop.loop.serving import serve as serve_workspace
-    from prefloop.web import researcher_link
+    from prefloop.web import setup_link
 
     if child:
         end_with_parent()
@@ -42,7 +42,10 @@ def serve(
             if as_json:
                 emit({"url": url}, as_json)
                 return
-            emit({"page": url, "researcher (one use)": researcher_link(store, url)}, as_json)
+            if store.has_owner():
+                emit({"page": url, "researchers": f"{url}/researcher"}, as_json)
+            else:
+                emit({"page": url, "make the owner's account (good once)": setup_link(store, url)}, as_json)
             for known in store.studies():
                 if known.state == "open":
                     emit({f"invitation to {known.name}": invitation(store, url, known)}, as_json)

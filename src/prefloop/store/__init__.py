@@ -4,6 +4,7 @@
 appends to the event log; nothing that was judged is ever overwritten. Knows nothing of models or pages.
 """
 
+from prefloop.store.accounts import Account, AccountLink, AccountRole, Accounts, ApiToken, Researcher
 from prefloop.store.asking import Asking
 from prefloop.store.collecting import Collecting, ConversationStanding
 from prefloop.store.comparisons import Comparisons
@@ -31,8 +32,12 @@ from prefloop.store.views import (
 )
 
 __all__ = [
+    "Account",
+    "AccountLink",
+    "AccountRole",
     "Agreement",
     "Answer",
+    "ApiToken",
     "ComparisonRecord",
     "Continuation",
     "ConversationStanding",
@@ -41,6 +46,7 @@ __all__ = [
     "ImportReport",
     "JudgedComparison",
     "Latest",
+    "Researcher",
     "Store",
     "StudyCounts",
     "StudyProgress",
@@ -52,6 +58,7 @@ __all__ = [
 class Store(
     Studies,
     People,
+    Accounts,
     Phases,
     Conversations,
     Comparisons,

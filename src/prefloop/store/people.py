@@ -58,7 +58,7 @@ class People(Database):
         if uses is not None and uses < 1:
             raise StateError(f"An invitation for {uses} uses lets nobody in; give 1 or more.")
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        digest = _digest(token)
+        digest = digest_of(token)
 
         def work(unit: Unit) -> str:
             if study_id is not None:
@@ -89,7 +89,7 @@ class People(Database):
             NotFoundError: no such invitation.
             StateError: used up.
         """
-        digest = _digest(token)
+        digest = digest_of(token)
         invitation, acceptance = tables.invitation, tables.acceptance
 
         def work(unit: Unit) -> tuple[Worker, str | None]:
@@ -133,7 +133,7 @@ class People(Database):
             unit.insert(
                 tables.session,
                 {
-                    "digest": _digest(token),
+                    "digest": digest_of(token),
                     "worker_id": worker_id,
                     "created_at": created,
                     "expires_at": created + timedelta(seconds=ttl_seconds),
@@ -150,7 +150,7 @@ class People(Database):
         statement = (
             select(tables.worker)
             .join(session, session.c.worker_id == tables.worker.c.id)
-            .where(session.c.digest == _digest(token), session.c.ended_at.is_(None), session.c.expires_at > now())
+            .where(session.c.digest == digest_of(token), session.c.ended_at.is_(None), session.c.expires_at > now())
         )
         with self._read() as connection:
             row = connection.execute(statement).mappings().one_or_none()
@@ -163,7 +163,7 @@ class People(Database):
         def work(unit: Unit) -> None:
             worker_id = unit.connection.scalar(
                 update(session)
-                .where(session.c.digest == _digest(token), session.c.ended_at.is_(None))
+                .where(session.c.digest == digest_of(token), session.c.ended_at.is_(None))
                 .values(ended_at=now())
                 .returning(session.c.worker_id)
             )
@@ -180,5 +180,6 @@ def insert_worker(unit: Unit, worker: Worker) -> None:
     unit.log(worker.id, "worker.added", worker.id, role=worker.role, is_simulated=worker.is_simulated)
 
 
-def _digest(token: str) -> str:
+def digest_of(token: str) -> str:
+    """Under what a token is kept."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

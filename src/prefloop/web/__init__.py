@@ -3,8 +3,8 @@
 `create_app` makes the ASGI application; models are reached through `schema.Responder` alone, facts through the store.
 """
 
+from prefloop.web.accounts import researcher_link, setup_link
 from prefloop.web.app import create_app
-from prefloop.web.researcher import researcher_link
 from prefloop.web.settings import PageSettings
 
-__all__ = ["PageSettings", "create_app", "researcher_link"]
+__all__ = ["PageSettings", "create_app", "researcher_link", "setup_link"]

@@ -15,11 +15,12 @@ import prefloop
 from prefloop.config import WorkspaceSettings
 from prefloop.schema import Responder
 from prefloop.store import Store
-from prefloop.web import researcher, worker_api, worker_pages
+from prefloop.web import accounts, research_api, researcher, worker_api, worker_pages
 from prefloop.web.broker import Broker
 from prefloop.web.generation import Generation
+from prefloop.web.passwords import Guesses
 from prefloop.web.phases import Phases
-from prefloop.web.problems import add_problem_handlers
+from prefloop.web.problems import PROBLEMS, add_problem_handlers
 from prefloop.web.security import SecurityMiddleware
 from prefloop.web.services import Services
 from prefloop.web.settings import PageSettings
@@ -27,6 +28,10 @@ from prefloop.web.store_threads import StoreThreads
 from prefloop.web.turns import Turns
 
 HERE = Path(__file__).parent
+DESCRIPTION = (
+    "Workers are known by the cookie of their invitation link, researchers by the cookie of their session or by "
+    "`Authorization: Bearer TOKEN`. Every refusal has one shape: an `error` with a `code` and a `message`."
+)
 
 
 def create_app(
@@ -49,6 +54,7 @@ def create_app(
     """
     page = page or PageSettings()
     threads = StoreThreads(cache_seconds=page.cache_seconds)
+    passwords = StoreThreads(threads=1)
     broker = Broker()
     generation = Generation(store, threads, responder, broker, page)
 
@@ -58,15 +64,38 @@ def create_app(
         yield
         await generation.close()
         threads.close()
+        passwords.close()
 
-    app = FastAPI(title="prefloop", version=prefloop.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="prefloop",
+        version=prefloop.__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=PROBLEMS,
+    )
     templates = Jinja2Templates(HERE / "templates", context_processors=[_common])
     phases = Phases(store, threads)
     turns = Turns(store, threads, generation, phases, page)
     app.state.settings = settings
-    app.state.services = Services(store, threads, broker, generation, turns, phases, page, templates, quality_report)
+    app.state.services = Services(
+        store=store,
+        threads=threads,
+        broker=broker,
+        generation=generation,
+        turns=turns,
+        phases=phases,
+        page=page,
+        templates=templates,
+        quality_report=quality_report,
+        guesses=Guesses(),
+        passwords=passwords,
+    )
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.include_router(accounts.router)
     app.include_router(researcher.router)
+    app.include_router(research_api.router)
     app.include_router(worker_pages.router)
     app.include_router(worker_api.router)
     app.add_middleware(SecurityMiddleware)

@@ -1,6 +1,6 @@
 """The researcher's pages: how studies come along, who works, what was shown last, and invitation links.
 
-A role of its own, signed in by a one-time link; knows templates and the store's counts.
+Who may do what is settled in services.py; knows templates and the store's counts.
 """
 
 from __future__ import annotations
@@ -11,40 +11,31 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from prefloop.schema import ComparisonState, Study
-from prefloop.store import Store
+from prefloop.store import Researcher
 from prefloop.web.problems import Problem
-from prefloop.web.services import COOKIES, Services, Shared, SignedInResearcher
+from prefloop.web.services import AsResearcher, AsReviewer, Services, Shared
 
 router = APIRouter(prefix="/researcher", include_in_schema=False)
 PAGE_ROWS = 20
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 
 
-def researcher_link(store: Store, address: str) -> str:
-    """A new one-time way in for a researcher, to be printed when the server starts.
-
-    Args:
-        address: where the page is reached, "http://127.0.0.1:8400" say.
-    """
-    return f"{address.rstrip('/')}/join/{store.add_invitation(None, 'researcher', None, 1)}"
-
-
 @router.get("")
 async def overview(
     request: Request,
-    researcher: SignedInResearcher,
+    researcher: AsReviewer,
     shared: Shared,
     study: str | None = None,
     before: str | None = None,
 ) -> Response:
     """All studies in one list, and one of them in detail."""
-    return await _overview(request, shared, study, before)
+    return await _overview(request, shared, researcher, study, before)
 
 
 @router.get("/panel")
 async def panel(
     request: Request,
-    researcher: SignedInResearcher,
+    researcher: AsReviewer,
     shared: Shared,
     study: str | None = None,
     before: str | None = None,
@@ -57,7 +48,7 @@ async def panel(
 @router.post("/invitations")
 async def invite(
     request: Request,
-    researcher: SignedInResearcher,
+    researcher: AsResearcher,
     shared: Shared,
     study: Annotated[str, Form()],
     uses: Annotated[int, Form(ge=1, le=10_000)] = 1,
@@ -65,13 +56,13 @@ async def invite(
 ) -> Response:
     """A link that lets one person, or `uses` people, into a study. It is shown once and kept as a hash only."""
     token = await shared.threads.run(shared.store.add_invitation, study, "worker", pseudonym.strip() or None, uses)
-    return await _overview(request, shared, study, None, link=f"{request.base_url}join/{token}", uses=uses)
+    return await _overview(request, shared, researcher, study, None, link=f"{request.base_url}join/{token}", uses=uses)
 
 
 @router.post("/studies/{study_id}/state")
 async def set_state(
     study_id: str,
-    researcher: SignedInResearcher,
+    researcher: AsResearcher,
     shared: Shared,
     state: Annotated[Literal["open", "paused"], Form()],
 ) -> Response:
@@ -82,7 +73,7 @@ async def set_state(
 
 
 @router.get("/quality")
-async def quality(researcher: SignedInResearcher, shared: Shared) -> Response:
+async def quality(researcher: AsReviewer, shared: Shared) -> Response:
     """The data quality report, if there is one; it may style itself and nothing else."""
     report = shared.quality_report
     if report is None or not report.is_file():
@@ -90,18 +81,10 @@ async def quality(researcher: SignedInResearcher, shared: Shared) -> Response:
     return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
-@router.post("/sign-out")
-async def sign_out(request: Request, researcher: SignedInResearcher, shared: Shared) -> Response:
-    """Ends this browser's session."""
-    await shared.threads.run(shared.store.end_session, request.cookies[COOKIES["researcher"]])
-    shared.threads.forget()
-    response = RedirectResponse("/", 303)
-    response.delete_cookie(COOKIES["researcher"])
-    return response
-
-
-async def _overview(request: Request, shared: Services, study: str | None, before: str | None, **more: Any) -> Response:
-    facts = {**await _facts(shared, study, before), **more}
+async def _overview(
+    request: Request, shared: Services, researcher: Researcher, study: str | None, before: str | None, **more: Any
+) -> Response:
+    facts = {**await _facts(shared, study, before), "me": researcher, **more}
     return shared.templates.TemplateResponse(request, "researcher.html", facts)
 
 

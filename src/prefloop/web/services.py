@@ -15,9 +15,10 @@ from fastapi.responses import Response
 from fastapi.templating import Jinja2Templates
 
 from prefloop.schema import Worker
-from prefloop.store import Store
+from prefloop.store import AccountRole, Researcher, Store
 from prefloop.web.broker import Broker
 from prefloop.web.generation import Generation
+from prefloop.web.passwords import Guesses
 from prefloop.web.phases import Phases
 from prefloop.web.problems import Problem
 from prefloop.web.settings import PageSettings
@@ -32,7 +33,11 @@ COOKIES: dict[Literal["worker", "researcher"], str] = {
 
 @dataclass(frozen=True)
 class Services:
-    """One app's parts; found at `app.state.services`."""
+    """One app's parts; found at `app.state.services`.
+
+    `passwords` is a pool of its own with one thread: a hash takes a core and 64 MiB for a while, and a rush of guesses
+    must hold up nobody but the guessers.
+    """
 
     store: Store
     threads: StoreThreads
@@ -43,6 +48,8 @@ class Services:
     page: PageSettings
     templates: Jinja2Templates
     quality_report: Path | None
+    guesses: Guesses
+    passwords: StoreThreads
 
 
 def services_of(request: Request) -> Services:
@@ -58,36 +65,69 @@ async def _shared(request: Request) -> Services:
 Shared = Annotated[Services, Depends(_shared)]  # asynchronous: a plain function would run in a thread of its own
 
 
-async def _signed_in(request: Request, role: Literal["worker", "researcher"]) -> Worker:
+async def _worker(request: Request) -> Worker:
     services = services_of(request)
-    token = request.cookies.get(COOKIES[role])
+    token = request.cookies.get(COOKIES["worker"])
     person = await services.threads.recall(services.store.session_worker, token) if token else None
     if person is None:
         raise Problem(401, "sign_in", "You are not signed in; open your personal invitation link.")
-    if person.role != role:
-        raise Problem(403, "forbidden", f"This page is for a {role}; you are signed in as a {person.role}.")
+    if person.role != "worker":
+        raise Problem(403, "forbidden", f"This page is for a worker; you are signed in as a {person.role}.")
     return person
 
 
-async def _worker(request: Request) -> Worker:
-    return await _signed_in(request, "worker")
-
-
-async def _researcher(request: Request) -> Worker:
-    return await _signed_in(request, "researcher")
-
-
 SignedInWorker = Annotated[Worker, Depends(_worker)]
-SignedInResearcher = Annotated[Worker, Depends(_researcher)]
+
+_RIGHTS: dict[AccountRole, int] = {"reviewer": 0, "researcher": 1, "owner": 2}
 
 
-async def sign_in(request: Request, response: Response, person: Worker) -> None:
+async def _researcher(request: Request, least: AccountRole) -> Researcher:
+    """Who asks, by the session's cookie or (a script) by `Authorization: Bearer TOKEN`."""
+    services = services_of(request)
+    recall, store = services.threads.recall, services.store
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme:
+        person = await recall(store.token_researcher, token.strip()) if scheme.lower() == "bearer" else None
+        if person is None:
+            raise Problem(401, "sign_in", "This token is not good (any more); make a new one on the page.")
+    else:
+        cookie = request.cookies.get(COOKIES["researcher"])
+        person = await recall(store.session_researcher, cookie) if cookie else None
+        if person is None:
+            raise Problem(401, "sign_in", "You are not signed in; sign in, or open your one-time link.")
+    if _RIGHTS[person.role] < _RIGHTS[least]:
+        raise Problem(403, "forbidden", f"This is for the role {least!r}; you are signed in as {person.role!r}.")
+    return person
+
+
+async def _as_reviewer(request: Request) -> Researcher:
+    return await _researcher(request, "reviewer")
+
+
+async def _as_researcher(request: Request) -> Researcher:
+    return await _researcher(request, "researcher")
+
+
+async def _as_owner(request: Request) -> Researcher:
+    return await _researcher(request, "owner")
+
+
+AsReviewer = Annotated[Researcher, Depends(_as_reviewer)]
+"""Anybody on the researcher's side: may look at everything, take notes and spot-check."""
+AsResearcher = Annotated[Researcher, Depends(_as_researcher)]
+"""May run studies and decide about workers and payments."""
+AsOwner = Annotated[Researcher, Depends(_as_owner)]
+"""May administer the accounts too."""
+
+
+async def sign_in(request: Request, response: Response, person_id: str, role: Literal["worker", "researcher"]) -> None:
     """Gives the browser a session of its own."""
     services = services_of(request)
-    seconds = services.page.session_days * 86400
-    token = await services.threads.run(services.store.add_session, person.id, seconds)
+    page = services.page
+    seconds = page.session_days * 86400 if role == "worker" else page.researcher_session_hours * 3600
+    token = await services.threads.run(services.store.add_session, person_id, seconds)
     response.set_cookie(
-        COOKIES[person.role],
+        COOKIES[role],
         token,
         max_age=int(seconds),
         httponly=True,

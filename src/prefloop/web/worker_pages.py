@@ -42,7 +42,7 @@ async def join(token: str, request: Request, shared: Shared) -> Response:
         response.set_cookie(
             _CAME_BY, f"{digest}|{target}", httponly=True, samesite="lax", secure=request.url.scheme == "https"
         )
-    await sign_in(request, response, person)
+    await sign_in(request, response, person.id, person.role)
     return response
 
 

@@ -2,7 +2,8 @@
 
 from alembic import context
 
-import prefloop.store.study_tables  # noqa: F401  (its tables join the same metadata)
+import prefloop.store.account_tables
+import prefloop.store.study_tables  # noqa: F401
 from prefloop.store.tables import metadata
 
 context.configure(
