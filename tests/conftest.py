@@ -208,3 +208,47 @@ def store(store_url: str) -> Iterator[Store]:
     """A fresh store, on each engine in turn."""
     with Store.open(store_url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def bert_tokenizer() -> Any:
+    """A tokenizer of BERT's kind: [CLS] and [SEP], no BOS and no EOS; a few words and all letters."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    known = "what is the time it late go home now and then tell me more about rivers human assistant : ? . ,"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known.split(), *letters, *(f"##{one}" for one in letters)]
+    places = {word: place for place, word in enumerate(dict.fromkeys(words))}
+    plain = Tokenizer(models.WordPiece(places, unk_token="[UNK]"))
+    plain.normalizer = normalizers.BertNormalizer()
+    plain.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=512,
+    )
+
+
+@pytest.fixture(scope="session")
+def bert_folder(bert_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random BERT with 512 positions, a masked language model as the hub has them."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    from prefloop.models.language import save_model
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(bert_tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+    )
+    return save_model(BertForMaskedLM(config), bert_tokenizer, tmp_path_factory.mktemp("encoder") / "bert")

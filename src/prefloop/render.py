@@ -6,7 +6,8 @@ sequences with a common beginning share it token by token (the trie rests on tha
 Three layouts:
     own       our tokenizers: headers and end are special tokens (see `own_tokenizer`)
     template  hub models: the turn's pieces are read off the tokenizer's chat template
-    hh        base models without a template: "\\n\\nHuman:" and "\\n\\nAssistant:" with EOS after each reply
+    hh        base models without a template: "\\n\\nHuman:" and "\\n\\nAssistant:" with EOS after each reply; encoders
+              too, whose [CLS] and [SEP] stand for BOS and EOS where the tokenizer has none of those
 
 What a person or a model wrote never becomes a special token, whatever it spells.
 """
@@ -69,7 +70,7 @@ class Renderer:
     """Builds prompts for one tokenizer.
 
     Args:
-        tokenizer: a `PreTrainedTokenizerFast` with an end (EOS) and a padding token that differ.
+        tokenizer: a `PreTrainedTokenizerFast` with an end (EOS, or an encoder's SEP) and a padding token that differ.
 
     Errors:
         ModelError: no EOS, no PAD or both the same; a chat template that is not a sequence of turns.
@@ -78,7 +79,8 @@ class Renderer:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.layout = _layout(tokenizer)
-        if tokenizer.eos_token_id is None:
+        start, end = _special_id(tokenizer, "bos_token", "cls_token"), _special_id(tokenizer, "eos_token", "sep_token")
+        if end is None:
             raise ModelError("The tokenizer has no EOS token; set `eos_token` in its tokenizer_config.json.")
         self.pad_id: int = _pad_id(tokenizer)
         self._start: list[int] = []
@@ -88,11 +90,9 @@ class Renderer:
         elif self.layout == "template":
             self._start, self._start_with_system, self._pieces = _read_template(tokenizer)
         else:
-            bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-            self._start = self._start_with_system = bos
-            eos = [tokenizer.eos_token_id]
+            self._start = self._start_with_system = [] if start is None else [start]
             self._pieces = {
-                role: _Pieces(self._encode_trusted(header), eos if role == "assistant" else [])
+                role: _Pieces(self._encode_trusted(header), [end] if role == "assistant" else [])
                 for role, header in _HH_HEADERS.items()
             }
         self.end_id: int = self._pieces["assistant"].end[0]
@@ -185,6 +185,12 @@ class Renderer:
     def _special(self, token: str) -> int:
         index: int = self.tokenizer.convert_tokens_to_ids(token)
         return index
+
+
+def _special_id(tokenizer: Any, *names: str) -> int | None:
+    """The id of the first special token of these names that the tokenizer has."""
+    known = (getattr(tokenizer, f"{name}_id") for name in names)
+    return next((index for index in known if index is not None), None)
 
 
 def _layout(tokenizer: Any) -> Layout:

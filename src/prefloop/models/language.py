@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
@@ -104,8 +105,14 @@ def load_config(path: str | Path) -> Any:
         raise ModelError(f"No model can be loaded from {path}: {_first_sentence(error)}") from None
 
 
-def load_weights(kind: Any, path: str | Path, dtype: torch.dtype = torch.float32) -> Any:
+def load_weights(
+    kind: Any, path: str | Path, dtype: torch.dtype = torch.float32, *, config: Any = None, trunk_alone: bool = False
+) -> Any:
     """A model of a transformers class (`AutoModelForCausalLM`, say) with every one of its tensors from the files.
+
+    Args:
+        config: instead of the one beside the weights.
+        trunk_alone: what stands around the trunk, and the trunk's pooler, may be missing: torch's generator draws it.
 
     Errors:
         ModelError: no safetensors, a damaged file, or one whose tensors are missing or of another shape: transformers
@@ -113,17 +120,43 @@ def load_weights(kind: Any, path: str | Path, dtype: torch.dtype = torch.float32
     """
     try:
         model, loaded = kind.from_pretrained(
-            str(path), dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
+            str(path),
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            **({} if config is None else {"config": config}),
         )
     except _FAULTS as error:
         raise ModelError(f"No model can be loaded from {path}: {_first_sentence(error)}") from None
-    wrong = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
+    trunk = f"{model.base_model_prefix}."
+    needed = [
+        key
+        for key in loaded["missing_keys"]
+        if not trunk_alone or (key.startswith(trunk) and not key.startswith(f"{trunk}pooler."))
+    ]
+    wrong = [*needed, *(key for key, *_ in loaded["mismatched_keys"])]
     if wrong:
         raise ModelError(
             f"The weights at {path} do not fit its config.json: {len(wrong)} tensors are missing or of another shape "
             f"({sorted(wrong)[0]} first); fetch the model again."
         )
     return model
+
+
+def load_fresh_classifier(path: str | Path, seed: int) -> Any:
+    """The trunk of a language model in a sequence classifier with one label; `seed` draws the weights around it.
+
+    Those are the head, and a pooler where a masked language model was saved without one.
+
+    Errors:
+        ModelError: there is no such trunk, or no classifier for it.
+    """
+    config = load_config(path)
+    config.num_labels = 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return load_weights(AutoModelForSequenceClassification, path, config=config, trunk_alone=True)
 
 
 def check_model(source: str | Path, *, is_preference_model: bool) -> None:

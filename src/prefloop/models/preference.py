@@ -1,12 +1,14 @@
 """The preference model (PM): one raw score for a reply in its context. Knows no training and no store.
 
 A PM is a Hugging Face folder that `AutoModelForSequenceClassification` loads with one label; its score is read at the
-end token that closes the reply (paper A.2), the same here as in the plain class. All scoring goes through tries, so
-that what two sequences share is computed once.
+end token that closes the reply (paper A.2), the same here as in the plain class. Causal models go through tries, so
+that what two sequences share is computed once; encoders (BERT, DeBERTa) and models whose exactness in a trie is not
+proven when they are loaded compute each sequence alone.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.language import (
     load_config,
+    load_fresh_classifier,
     load_language_model,
     load_tokenizer,
     load_weights,
@@ -27,13 +30,17 @@ from prefloop.models.language import (
     window_tokens,
 )
 from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact
+from prefloop.models.unshared import GroupedBatch, group, grouped_scores, one_label_head
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
 
 __all__ = ["EncodedPair", "EncodedReply", "PreferenceModel", "conversation_key"]
 
+_log = logging.getLogger(__name__)
+
 _CLASSIFIER = "ForSequenceClassification"
 _FORMAT = "conversation_format"  # in config.json: how the conversations that it learned from were written
+_NO_LIMIT = 10**9  # tokenizers without a limit give 10^30
 _TOKENS_A_FORWARD = 16_384  # of the sequences before sharing; bounds the memory of scoring
 
 
@@ -61,30 +68,27 @@ class PreferenceModel:
     """A sequence-classification model with one label, and the renderer of its tokenizer. A `Scorer`.
 
     Args:
-        model: loaded by `AutoModelForSequenceClassification`, its head named `score` and without bias.
+        model: loaded by `AutoModelForSequenceClassification`, with one label.
         renderer: its pad token becomes the model's, so that the plain class finds the end of a padded row.
         row_tokens: budget of a packed row.
         max_tokens: longest sequence; defaults to the model's window.
 
     Errors:
-        ModelError: no such head, more than one label, a trunk that cannot share beginnings exactly, or a renderer that
-            writes conversations otherwise than the model learned them.
+        ModelError: no head with one label, or a renderer that writes conversations otherwise than the model learned
+            them.
     """
 
     def __init__(self, model: Any, renderer: Renderer, *, row_tokens: int = 256, max_tokens: int | None = None) -> None:
-        head = getattr(model, "score", None)
-        if not isinstance(head, torch.nn.Linear) or head.bias is not None or head.out_features != 1:
-            raise ModelError(
-                f"{type(model).__name__} has no one-label head named `score` without bias; make a preference model of "
-                "its language model with `train preference`."
-            )
         self.model: Any = model.eval()  # dropout stays off, in training too
+        self.head: torch.nn.Linear = one_label_head(model)
+        if self.head.bias is not None:
+            self.head.bias.requires_grad_(False)  # it moves both sides of a comparison alike
         self.model.config.pad_token_id = renderer.pad_id
         self.trunk: Any = model.base_model
-        require_exact(self.trunk)
+        self.shares_beginnings: bool = self._can_share()
         self.renderer: Renderer = renderer
         self.row_tokens: int = row_tokens
-        window = window_tokens(model)
+        window = window_tokens(model) if self.shares_beginnings else _plain_window(model, renderer)
         self.max_tokens: int = window if max_tokens is None else min(max_tokens, window)
         made_with = getattr(model.config, _FORMAT, None)
         if made_with not in (None, renderer.format):
@@ -92,6 +96,17 @@ class PreferenceModel:
                 f"The preference model was trained on conversations written as {made_with} and its tokenizer now "
                 f"writes them as {renderer.format}; put back the tokenizer and chat template that it was saved with."
             )
+
+    def _can_share(self) -> bool:
+        """Whether beginnings are shared: a causal model, whose exactness is tried out here and now."""
+        if self.head is not getattr(self.model, "score", None) or self.head.bias is not None:
+            return False  # an encoder, or a head that is not read at the last token alone
+        try:
+            require_exact(self.trunk)
+        except ModelError as error:
+            _log.warning("%s Until then each sequence is computed by itself: exact, and slower.", error)
+            return False
+        return True
 
     @staticmethod
     def is_at(path: str | Path) -> bool:
@@ -124,34 +139,33 @@ class PreferenceModel:
     def from_language_model(
         cls, path: str | Path, seed: int, *, row_tokens: int = 256, max_tokens: int | None = None
     ) -> PreferenceModel:
-        """The trunk of a causal language model under a fresh head, normal with std 1 / sqrt(hidden + 1).
+        """The trunk of a causal language model or an encoder under a fresh head, normal with std 1 / sqrt(hidden + 1).
 
         The first loss is near ln 2 because the two sides of a comparison begin with scores that differ little.
         """
         renderer = Renderer(load_tokenizer(path))
-        config = load_config(path)
-        trunk = load_weights(AutoModel, path)
-        try:
-            config.num_labels = 1
-            build: Any = AutoModelForSequenceClassification.from_config
-            with torch.device("meta"):  # only the class is wanted: trunk and head replace everything in it
-                model = build(config)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path} has no trunk for a preference model: {error}") from None
-        setattr(model, model.base_model_prefix, trunk)
-        hidden = config.hidden_size
+        model = load_fresh_classifier(path, seed)
+        head = one_label_head(model)
+        hidden = head.in_features
         weight = torch.randn(1, hidden, generator=torch.Generator().manual_seed(seed)) / (hidden + 1) ** 0.5
-        model.score = torch.nn.Linear(hidden, 1, bias=False)
         with torch.no_grad():
-            model.score.weight.copy_(weight)
+            head.weight.copy_(weight)
+            if head.bias is not None:
+                head.bias.zero_()
         return cls(model, renderer, row_tokens=row_tokens, max_tokens=max_tokens)
 
     def output_embedding(self, start: str | Path) -> Float[Tensor, "vocabulary hidden"]:
         """What turns hidden states into logits: the trunk's own embedding where the two are tied, else `start`'s.
 
         Errors:
-            ConfigError: they are not tied, and `start` is a PM, which has none.
+            ConfigError: an encoder, which predicts no next token; or they are not tied, and `start` is a PM, which has
+                none.
         """
+        if not self.shares_beginnings:
+            raise ConfigError(
+                f"{type(self.model).__name__} has no language-model loss here, because it is no causal model that "
+                "shares beginnings; set language_weight to 0."
+            )
         if self.model.config.tie_word_embeddings:
             tied: Tensor = self.trunk.get_input_embeddings().weight
             return tied
@@ -193,8 +207,7 @@ class PreferenceModel:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        device: torch.device = self.model.score.weight.device
-        return device
+        return self.head.weight.device
 
     def encode(self, conversation: Sequence[Message]) -> EncodedReply:
         """Ids of a conversation that ends with the reply to score; the oldest turns go when it is too long.
@@ -218,25 +231,30 @@ class PreferenceModel:
         fitted = self.renderer.fit(pair.context, self.max_tokens - max(len(chosen), len(rejected)))
         return EncodedPair(fitted.ids + chosen, fitted.ids + rejected, fitted.dropped_turns)
 
-    def pack(self, sequences: Sequence[Sequence[int]]) -> PackedBatch:
-        """Packs id lists for `forward_packed`, on the model's device."""
+    def pack(self, sequences: Sequence[Sequence[int]]) -> PackedBatch | GroupedBatch:
+        """Packs id lists for `forward_packed`, on the model's device: as tries, or each by itself."""
+        if not self.shares_beginnings:
+            return group(sequences, self.renderer.pad_id).to(self.device)
         return pack(sequences, self.row_tokens).to(self.device)
 
-    def forward_packed(self, batch: PackedBatch) -> Float[Tensor, " sequence"]:
-        """Scores at the last token of each sequence, with gradient. The head is computed in fp32."""
+    def forward_packed(self, batch: PackedBatch | GroupedBatch) -> Float[Tensor, " sequence"]:
+        """The score of each sequence, with gradient. The head is computed in fp32."""
+        if isinstance(batch, GroupedBatch):
+            return grouped_scores(self.model, batch)
         hidden = packed_hidden(self.trunk, batch, batch.read_index)
         with torch.autocast(hidden.device.type, enabled=False):
-            scores: Tensor = hidden.float() @ self.model.score.weight[0].float()
+            scores: Tensor = hidden.float() @ self.head.weight[0].float()
         return scores
 
     def forward_packed_with_language(
-        self, batch: PackedBatch, sequences: Sequence[int], output: Float[Tensor, "vocabulary hidden"]
+        self, batch: PackedBatch | GroupedBatch, sequences: Sequence[int], output: Float[Tensor, "vocabulary hidden"]
     ) -> tuple[Float[Tensor, " sequence"], Float[Tensor, ""]]:
         """Scores as `forward_packed`, and the language-model loss of some of the sequences from the same pass.
 
         The loss is the sum over `sequences` of their mean loss in nats a token, the first token left out; what they
         share is computed once. `output` is the output embedding of the language model.
         """
+        assert isinstance(batch, PackedBatch), "output_embedding refuses models that share no beginnings"
         paths = [batch.token_index[index][1:] for index in sequences]
         shares = torch.cat([torch.full(path.shape, 1 / len(path), device=path.device) for path in paths])
         tokens, place = torch.cat(paths).unique(return_inverse=True)  # type: ignore[no-untyped-call]
@@ -246,7 +264,7 @@ class PreferenceModel:
         hidden = packed_hidden(self.trunk, batch, torch.cat([batch.read_index, before]))
         logits = hidden[len(batch.read_index) :] @ output.T
         with torch.autocast(hidden.device.type, enabled=False):
-            scores: Tensor = hidden[: len(batch.read_index)].float() @ self.model.score.weight[0].float()
+            scores: Tensor = hidden[: len(batch.read_index)].float() @ self.head.weight[0].float()
             losses = cross_entropy(logits.float(), batch.ids.flatten()[tokens], reduction="none")
         return scores, weights @ losses
 
@@ -257,7 +275,8 @@ class PreferenceModel:
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Raw scores of id lists that end with the end token. What common beginnings cost is paid once."""
         scores = [0.0] * len(sequences)
-        order = sorted(range(len(sequences)), key=lambda index: list(sequences[index]))  # relatives side by side
+        order = list(range(len(sequences)))  # relatives side by side, or else equal lengths
+        order.sort(key=lambda index: list(sequences[index]) if self.shares_beginnings else [len(sequences[index])])
         with torch.inference_mode():
             for part in _parts(order, sequences):
                 batch = self.pack([sequences[index] for index in part])
@@ -277,6 +296,18 @@ def _parts(order: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[lis
         parts[-1].append(index)
         room -= len(sequences[index])
     return parts
+
+
+def _plain_window(model: Any, renderer: Renderer) -> int:
+    """Of a model that may count positions from an offset (RoBERTa) or have no table of them: the tokenizer knows."""
+    limits = (getattr(model.config, "max_position_embeddings", None), renderer.tokenizer.model_max_length)
+    known = [int(limit) for limit in limits if limit and 0 < limit < _NO_LIMIT]
+    if not known:
+        raise ModelError(
+            f"Neither {type(model).__name__} nor its tokenizer says how many tokens it reads; set model_max_length in "
+            "tokenizer_config.json."
+        )
+    return min(known)
 
 
 def _architecture(config: Any) -> str:

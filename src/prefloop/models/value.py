@@ -38,7 +38,7 @@ class ValueModel(torch.nn.Module):
     @classmethod
     def from_preference_model(cls, preference_model: PreferenceModel, mean: float = 0.0, std: float = 1.0) -> Self:
         """Starts as (score - mean) / std of the PM, which stays untouched."""
-        weight = preference_model.model.score.weight
+        weight = preference_model.head.weight
         value = cls(copy.deepcopy(preference_model.trunk), weight.shape[1])
         with torch.no_grad():
             value.head.weight.copy_(weight.float() / std)

@@ -362,9 +362,11 @@ def _load(run: PolicyRun, device: torch.device) -> Models:
 
 def _value_model(models: Models, mean: float, std: float) -> ValueModel:
     """Started from the PM where that reads the policy's tokens, otherwise from the policy's trunk."""
-    if same_tokens(models.preference_model.renderer, models.renderer):
-        return ValueModel.from_preference_model(models.preference_model, mean, std)
-    _log.warning("The preference model has another tokenizer than the policy: the value model starts at 0.")
+    pm = models.preference_model
+    if pm.shares_beginnings and same_tokens(pm.renderer, models.renderer):
+        return ValueModel.from_preference_model(pm, mean, std)
+    difference = "has another tokenizer than the policy" if pm.shares_beginnings else "shares no beginnings"
+    _log.warning("The preference model %s: the value model starts at 0.", difference)
     return ValueModel.from_policy(models.reference)
 
 

@@ -238,7 +238,7 @@ def start_model(run: PreferenceRun) -> PreferenceModel:
     if PreferenceModel.is_at(run.start):
         model = PreferenceModel.load(run.start, **limits)
         with torch.no_grad():
-            model.model.score.weight.mul_(run.start_scale)
+            model.head.weight.mul_(run.start_scale)
         return model
     return PreferenceModel.from_language_model(run.start, run.seed, **limits)
 
