@@ -77,6 +77,8 @@ def _values(annotation: Any) -> str:
         return " or ".join("empty" if part is NoneType else _values(part) for part in get_args(annotation))
     if get_origin(annotation) is tuple:
         return f"list of {_values(get_args(annotation)[0])}"
+    if get_origin(annotation) is dict:
+        return f"table of names to {_values(get_args(annotation)[1])}s"
     words = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
     if annotation in words:
         return words[annotation]

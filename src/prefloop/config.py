@@ -169,6 +169,8 @@ def _resolve_paths(cls: type[Config], data: dict[str, Any], folder: Path) -> dic
             resolved[name] = folder / Path(value).expanduser()
         elif tuple[Path, ...] in kinds and isinstance(value, list):
             resolved[name] = [folder / Path(item).expanduser() for item in value]
+        elif field.annotation == dict[str, Path] and isinstance(value, dict):
+            resolved[name] = {key: folder / Path(item).expanduser() for key, item in value.items()}
     return resolved
 
 

@@ -83,7 +83,15 @@ def names_at_run_time() -> dict[str, set[str]]:
     table = elo_of(["a", "b"], ["b", "a"], [1.0, 1.0], anchor="a", resamples=2)
     rated = elo.SnapshotElo(table=table, judgments=2, dropped={}, cluster_by="conversation")
     snapshot = PolicySnapshot(
-        episodes=0, path="", score_train=ONE, score_held_out=ONE, score_gold=ONE, kl=ONE, reply_tokens=ONE, stopped=ONE
+        episodes=0,
+        path="",
+        score_train=ONE,
+        score_held_out=ONE,
+        score_gold=ONE,
+        scores_watching={"NAME": ONE},
+        kl=ONE,
+        reply_tokens=ONE,
+        stopped=ONE,
     )
     laps = re.findall(
         r'(?:clock\.lap\(|partial\(clock\.lap, )"(\w+)"', (SOURCE / "train" / "policy.py").read_text("utf-8")

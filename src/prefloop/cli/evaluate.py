@@ -1,4 +1,4 @@
-"""`prefloop eval preference|policy|elo`."""
+"""`prefloop eval preference|policy|optimisation|elo`."""
 
 from __future__ import annotations
 
@@ -111,6 +111,28 @@ def elo(anchor: str, cluster_by: str, workspace_path: Path, as_json: bool) -> No
         },
         as_json,
     )
+
+
+@eval_.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--pm", "names", multiple=True, help="More preference models that score the kept replies; repeatable.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the page.")
+@workspace_option
+@json_option
+def optimisation(
+    runs: tuple[str, ...], names: tuple[str, ...], html: Path | None, workspace_path: Path, as_json: bool
+) -> None:
+    """Over-optimisation of policy RUNs: scores against sqrt(KL), fits, where PMs part, where to stop.
+
+    A RUN is a folder below runs/ of the workspace, its name, or a path. Several are compared on one page.
+    """
+    from prefloop.loop.optimisation import measure_optimisation
+
+    workspace = Workspace(workspace_path)
+    with workspace.store() as store:
+        result = measure_optimisation(workspace, store, runs, names, html)
+    note(f"Wrote {result['report']}")
+    emit(result, as_json)
 
 
 COMMANDS = (eval_,)

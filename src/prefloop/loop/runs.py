@@ -163,7 +163,10 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
             name: resolve_model(workspace, store, getattr(run, name))
             for name in ("policy", "preference_model", "held_out_preference_model")
         }
-        run = run.model_copy(update=update)
+        watching = {
+            name: resolve_model(workspace, store, path) for name, path in run.watching_preference_models.items()
+        }
+        run = run.model_copy(update=update | {"watching_preference_models": watching})
         training, held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1)
         prompts, evaluation = prompts_of(training), evenly(prompts_of(held_out), _EVALUATION_PROMPTS)
         folder = RunFolder.create(

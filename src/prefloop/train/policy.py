@@ -56,6 +56,7 @@ from prefloop.models.value import ValueModel
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, Noun
 from prefloop.train.alarms import Alarms
+from prefloop.train.gauges import Gauges, Watching
 from prefloop.train.policy_report import write_report
 from prefloop.train.ppo_update import Learner, TrainingBatch, plan_minibatches
 from prefloop.train.rollout import Budget, Models, Rollout, Workers, collect, derived_seed
@@ -72,6 +73,9 @@ class PolicyRun(Config):
     preference_model: Path = Field(description="the PM that gives the reward")
     held_out_preference_model: Path = Field(
         description="a PM trained on other data: it watches, and picks the snapshot"
+    )
+    watching_preference_models: Watching = Field(
+        {}, description="further PMs by name (other half, other sizes) that score every snapshot and choose nothing"
     )
     episodes: int = Field(3072, ge=1, description="replies trained on, rounded up to whole batches")
     episodes_per_batch: int = Field(256, ge=2, description="replies between two looks at fresh samples")
@@ -93,6 +97,9 @@ class PolicyRun(Config):
     value_clip: float | None = Field(None, gt=0.0, description="reward units that a value may move on one batch")
     max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
     snapshots: int = Field(8, ge=1, description="saved and evaluated evenly along the run, besides the start")
+    snapshot_every_root_kl: float = Field(
+        0.0, ge=0.0, description="also whenever sqrt(KL) passes a multiple of this (square root of nats); 0 never"
+    )
     checkpoint_every_batches: int = Field(4, ge=1, description="batches that a killed run loses at most")
     row_tokens: int = Field(128, ge=16, description="length of a packed row; short rows are cheap on a CPU")
     tokens_per_forward: int = Field(
@@ -140,7 +147,8 @@ def train_policy(
     """
     device = _device(run.device)
     models = _load(run, device)
-    room, given = _room_tokens(run, models), (prompts, evaluation_prompts)
+    watching = Gauges.load(run.watching_preference_models, run.row_tokens, device)
+    room, given = _room_tokens(run, models, *watching.values()), (prompts, evaluation_prompts)
     training, evaluation = (encode_prompts(models.renderer, part, room).prompts for part in given)
     order = _PromptOrder(training, run)
     budget = Budget(run.row_tokens, run.tokens_per_forward)
@@ -153,11 +161,15 @@ def train_policy(
 
         def evaluate(episodes: int, path: Path) -> Evaluated:
             seed = derived_seed(run.seed, "evaluation")  # the same at every snapshot
-            return evaluate_snapshot(
-                models, evaluation, episodes, str(path), run.max_response_tokens, seed, budget, workers, gold
+            evaluated = evaluate_snapshot(
+                models, evaluation, episodes, str(path), run.max_response_tokens, seed, budget, workers, gold, watching
             )
+            gauges.keep(evaluation, episodes, evaluated.replies)
+            return evaluated
 
         checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
+        mark = checkpoint.state.get("root_kl_mark", 0) if checkpoint else 0
+        gauges = Gauges(folder, watching, run.snapshot_every_root_kl, mark)
         if checkpoint is None:
             folder.rewind(-1)
             start = evaluate(0, run.policy)
@@ -239,18 +251,20 @@ def train_policy(
                 folder.log({"step": step, "episodes": episodes, "alarm/name": name, "alarm/reason": reason})
             bar.set_postfix(score=f"{row['score/train']:.3f}", kl=f"{row['kl/k1']:.2f}")
 
-            if done in snapshot_batches:
+            is_snapshot = gauges.is_due(row["kl/k1"]) or done in snapshot_batches
+            if is_snapshot:
                 path = folder.path / "snapshots" / f"episodes-{episodes:08d}"
                 save_model(models.policy, models.renderer.tokenizer, path)
                 snapshots.append(evaluate(episodes, path).snapshot)
                 folder.log({"step": step, "episodes": episodes} | snapshots[-1].metrics())
-            if done in snapshot_batches or done % run.checkpoint_every_batches == 0 or done == batches:
+            if is_snapshot or done % run.checkpoint_every_batches == 0 or done == batches:
                 tensors, optimizers = learner.state()
                 facts = {
                     "batch": done,
                     "score_scale": [mean, std],
                     "snapshots": [snapshot.model_dump(mode="json") for snapshot in snapshots],
                     "alarms": alarms.state(),
+                    "root_kl_mark": gauges.mark,
                     "optimizers": optimizers,
                     "prompts": fingerprint,
                 }
@@ -370,9 +384,10 @@ def _value_model(models: Models, mean: float, std: float) -> ValueModel:
     return ValueModel.from_policy(models.reference)
 
 
-def _room_tokens(run: PolicyRun, models: Models) -> int:
+def _room_tokens(run: PolicyRun, models: Models, *watching: PreferenceModel) -> int:
     """What is left for a prompt in the windows of policy and PMs."""
-    windows = [window_tokens(models.policy), models.preference_model.max_tokens, models.held_out.max_tokens]
+    judges = (models.preference_model, models.held_out, *watching)
+    windows = [window_tokens(models.policy), *(judge.max_tokens for judge in judges)]
     room = min(windows) - run.max_response_tokens - 1  # 1: the end token that closes a cut reply for the PMs
     if room < 1:
         raise ConfigError(

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.report import Marker, Report, Series, Tile, line_plot
-from prefloop.runs import RunFolder
+from prefloop.runs import RunFolder, write_json
 from prefloop.schema import Interval
+from prefloop.train.optimisation import read_optimisation
+from prefloop.train.optimisation_report import add_optimisation
 from prefloop.train.snapshots import PolicySnapshot
 
 _CURVES = (
@@ -46,6 +48,9 @@ def write_report(
         report.section("Alarms").bullets(alarms)
     report.section("Preference-model scores")
     add_score_plots(report, snapshots, best)
+    gauges = read_optimisation(folder.path, name)
+    add_optimisation(report, gauges)
+    write_json(folder.path / "optimisation.json", gauges.model_dump(mode="json"))
     rows = [row for row in folder.metrics() if "score/train" in row]
     report.section("The run", "Each point is one batch of replies, as sampled in training.")
     for metric, title, label in _CURVES:

@@ -6,13 +6,17 @@ compared on like terms. Knows no optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 from pydantic import Field
 
+from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import Prompt, kl_to_reference, score_replies
 from prefloop.schema import Interval, Message, Noun
 from prefloop.stats import clustered_mean, clustered_share
+from prefloop.train.gauges import GOLD, HELD_OUT, TRAIN, EvaluatedReply
 from prefloop.train.rollout import Budget, Models, Workers, sample_replies
 
 Gold = Callable[[Sequence[Message], str], float]
@@ -27,6 +31,9 @@ class PolicySnapshot(Noun):
     score_train: Interval = Field(description="raw score of the PM trained against")
     score_held_out: Interval = Field(description="raw score of the PM that training never sees")
     score_gold: Interval | None = None
+    scores_watching: Mapping[str, Interval] = Field(
+        default={}, description="raw scores of further PMs that only watch, by name"
+    )
     kl: Interval = Field(description="to the reference, nats per reply (k1)")
     reply_tokens: Interval
     stopped: Interval = Field(description="share of replies that ended with the end token")
@@ -34,8 +41,10 @@ class PolicySnapshot(Noun):
     def metrics(self) -> dict[str, float]:
         """As `eval/...` with `_low` and `_high` beside each."""
         row: dict[str, float] = {}
-        for name in ("score_train", "score_held_out", "score_gold", "kl", "reply_tokens", "stopped"):
-            interval: Interval | None = getattr(self, name)
+        names = ("score_train", "score_held_out", "score_gold", "kl", "reply_tokens", "stopped")
+        intervals: dict[str, Interval | None] = {name: getattr(self, name) for name in names}
+        intervals |= {f"score_watching_{name}": interval for name, interval in self.scores_watching.items()}
+        for name, interval in intervals.items():
             if interval is not None:
                 row |= {
                     f"eval/{name}": interval.value,
@@ -46,10 +55,14 @@ class PolicySnapshot(Noun):
 
 
 class Evaluated(Noun):
-    """A snapshot and the PM's scores behind it."""
+    """A snapshot and the replies behind it, in the order of the prompts."""
 
     snapshot: PolicySnapshot
-    scores_train: tuple[float, ...]
+    replies: tuple[EvaluatedReply, ...]
+
+    @property
+    def scores_train(self) -> tuple[float, ...]:
+        return tuple(reply.scores[TRAIN] for reply in self.replies)
 
 
 def evaluate_snapshot(
@@ -62,10 +75,16 @@ def evaluate_snapshot(
     budget: Budget,
     workers: Workers,
     gold: Gold | None = None,
+    watching: Mapping[str, PreferenceModel] = MappingProxyType({}),
 ) -> Evaluated:
-    """Samples one reply to each prompt and measures them. Prompts are taken to be independent."""
+    """Samples one reply to each prompt and measures them. Prompts are taken to be independent.
+
+    Args:
+        watching: further PMs by name.
+    """
     samples = sample_replies(models, prompts, 1, max_response_tokens, seed, workers)
-    kl, train, held_out = workers.run(
+    judges = {TRAIN: models.preference_model, HELD_OUT: models.held_out, **watching}
+    kl, *scored = workers.run(
         lambda: kl_to_reference(
             models.reference,
             [prompt.ids for prompt in prompts],
@@ -73,21 +92,33 @@ def evaluate_snapshot(
             row_tokens=budget.row_tokens,
             tokens_per_forward=budget.tokens_per_forward,
         ),
-        lambda: score_replies(models.preference_model, models.renderer, prompts, samples),
-        lambda: score_replies(models.held_out, models.renderer, prompts, samples),
+        *[partial(score_replies, judge, models.renderer, prompts, samples) for judge in judges.values()],
     )
-    golden = None
+    scores: dict[str, list[float]] = dict(zip(judges, scored, strict=True))
+    texts = [models.renderer.decode(sample.ids) for sample in samples]
     if gold is not None:
-        pairs = zip(prompts, samples, strict=True)
-        golden = clustered_mean([gold(prompt.messages, models.renderer.decode(sample.ids)) for prompt, sample in pairs])
+        scores[GOLD] = [gold(prompt.messages, text) for prompt, text in zip(prompts, texts, strict=True)]
+    means = {name: clustered_mean(values) for name, values in scores.items()}
+    replies = tuple(
+        EvaluatedReply(
+            prompt=place,
+            reply=texts[place],
+            tokens=len(sample.ids),
+            stopped=sample.finish_reason == "stop",
+            kl=kl[place],
+            scores={name: values[place] for name, values in scores.items()},
+        )
+        for place, sample in enumerate(samples)
+    )
     snapshot = PolicySnapshot(
         episodes=episodes,
         path=path,
-        score_train=clustered_mean(train),
-        score_held_out=clustered_mean(held_out),
-        score_gold=golden,
+        score_train=means[TRAIN],
+        score_held_out=means[HELD_OUT],
+        score_gold=means.get(GOLD),
+        scores_watching={name: means[name] for name in watching},
         kl=clustered_mean(kl),
-        reply_tokens=clustered_mean([float(len(sample.ids)) for sample in samples]),
-        stopped=clustered_share([sample.finish_reason == "stop" for sample in samples]),
+        reply_tokens=clustered_mean([float(reply.tokens) for reply in replies]),
+        stopped=clustered_share([reply.stopped for reply in replies]),
     )
-    return Evaluated(snapshot=snapshot, scores_train=tuple(train))
+    return Evaluated(snapshot=snapshot, replies=replies)
