@@ -107,6 +107,7 @@ def test_an_unknown_key_names_the_nearest(workspace: Path, tmp_path: Path) -> No
         ("seed=true", ["seed", "truth value"]),
         ("learning_rate=inf", ["learning_rate", "finite"]),
         ("steps=-1", ["steps", "-1", "--set"]),
+        ("shape.heads=3", ["shape", "128 with 3 heads", "multiple of 6"]),
     ],
 )
 def test_a_wrong_setting_names_its_place(workspace: Path, tmp_path: Path, setting: str, words: list[str]) -> None:

@@ -81,8 +81,8 @@ def test_a_newer_database_is_refused(store_url: str) -> None:
         ("mysql://root:secret@localhost/x", "not supported"),
         ("sqlite://", "names no file"),
         ("sqlite:///no/such/folder/prefloop.db", "does not exist"),
-        ("sqlite:///{folder}/note.txt", "cannot be opened"),
-        ("postgresql://ada:secret@127.0.0.1:1/x", "cannot be opened"),
+        ("sqlite:///{folder}/note.txt", "cannot be opened.*the file is a prefloop database"),
+        ("postgresql://ada:secret@127.0.0.1:1/x", "cannot be opened.*that the server runs"),
     ],
 )
 def test_a_wrong_url_is_one_sentence_without_the_password(url: str, says: str, tmp_path: Path) -> None:

@@ -214,9 +214,12 @@ def _prepare(engine: Engine, pragmas: tuple[str, ...], begin: str) -> None:
 
 
 def _cannot_open(url: URL, error: Exception) -> UnavailableError:
+    remedy = "that the file is a prefloop database that you may read and write"
+    if url.get_backend_name() != "sqlite":
+        remedy = "that the server runs"
     return UnavailableError(
         f"The database {url.render_as_string(hide_password=True)} cannot be opened ({_first_line(error)}); "
-        "check the URL and that the server runs."
+        f"check the URL and {remedy}."
     )
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -45,9 +45,19 @@ class ModelShape(Config):
 
     hidden: int = Field(128, ge=8, description="width of the residual stream")
     layers: int = Field(4, ge=1, description="of attention and feed-forward")
-    heads: int = Field(4, ge=1, description="of attention; hidden is a multiple of them")
+    heads: int = Field(4, ge=1, description="of attention; hidden is a multiple of twice as many")
     vocabulary: int = Field(2048, ge=300, description="size of the byte-level BPE trained on the texts")
     window_tokens: int = Field(512, ge=16, description="the longest conversation that the model can attend to")
+
+    @model_validator(mode="after")
+    def _heads_are_even(self) -> Self:
+        # Rotary positions turn the numbers of a head in pairs.
+        if self.hidden % (2 * self.heads):
+            raise ValueError(
+                f"hidden is {self.hidden} with {self.heads} heads; make it a multiple of {2 * self.heads}, "
+                "so that every head is equally and evenly wide"
+            )
+        return self
 
 
 class LanguageRun(Config):
