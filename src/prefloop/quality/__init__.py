@@ -21,7 +21,7 @@ from prefloop.quality.nouns import (
     WorkerQuality,
 )
 from prefloop.quality.page import write_html
-from prefloop.quality.rows import Comparisons, Judgments, Rows
+from prefloop.quality.rows import Comparisons, Judgments, Rows, Scores
 from prefloop.quality.texts import Openings
 from prefloop.quality.workers import Noise, fit_noise, worker_quality
 
@@ -42,6 +42,7 @@ __all__ = [
     "Openings",
     "QualityReport",
     "Rows",
+    "Scores",
     "VoidReason",
     "WorkerQuality",
     "fit_noise",

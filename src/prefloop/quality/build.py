@@ -8,7 +8,8 @@ from prefloop.config import QualitySettings
 from prefloop.quality import measures
 from prefloop.quality.flags import flag_rules
 from prefloop.quality.nouns import QualityReport
-from prefloop.quality.rows import MODES, Rows, read_rows
+from prefloop.quality.reading import read_rows
+from prefloop.quality.rows import MODES, Rows
 from prefloop.quality.verdict import closed_gate, verdict
 from prefloop.quality.workers import fit_noise, worker_quality
 from prefloop.schema import Mode, Tranche, Worker

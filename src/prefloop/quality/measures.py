@@ -71,10 +71,8 @@ def counts(rows: Rows, seed: int) -> Counts:
     by_tranche = np.bincount(judgments.tranche, minlength=len(TRANCHES))
     by_mode = np.bincount(judgments.mode, minlength=len(MODES))
     return Counts(
-        comparisons={state: comparisons.states.get(state, 0) for state in ("open", "judged", "void")},
-        void_reasons=tuple(
-            VoidReason(reason=reason, comparisons=n) for reason, n in comparisons.void_reasons.most_common()
-        ),
+        comparisons={state: rows.states.get(state, 0) for state in ("open", "judged", "void")},
+        void_reasons=tuple(VoidReason(reason=reason, comparisons=n) for reason, n in rows.void_reasons.most_common()),
         judgments=len(judgments),
         corrected=rows.corrected,
         imported=int(judgments.is_imported.sum()),

@@ -32,18 +32,19 @@ class Openings:
         """Code of a normalised text -> the text as it first came."""
         self.conversations = 0
 
-    def add(self, conversation: int, worker: int, text: str) -> None:
-        """Takes the next conversation's opening."""
+    def add(self, conversation: int, worker: int, text: str) -> int:
+        """Takes the next conversation's opening and gives its code; -1: it has none."""
         self.conversations += 1
         plain = normalised(text)
         if not plain:
-            return
+            return -1
         code = self._codes.setdefault(digest(plain), len(self._codes))
         if code not in self.texts and len(self.texts) < MOST_TEXTS:
             self.texts[code] = text
         self._conversation.append(conversation)
         self._worker.append(worker)
         self._code.append(code)
+        return code
 
     def __len__(self) -> int:
         return len(self._code)

@@ -143,14 +143,28 @@ def simulate(
     openings = Openings()
     if are_texts_drawn:
         _open(openings, people, conversation[::2], author[::2], random.Random(seed))
-    flat = np.zeros(total, dtype=np.bool_)
+    flat = np.zeros(total, dtype=np.int64)
     return Rows(
         judgments=judgments,
-        comparisons=Comparisons(
-            states=Counter(judged=total), conversation=conversation, is_void=flat, are_identical=flat
+        comparisons=Comparisons.of(
+            {
+                "conversation": conversation,
+                "is_void": flat,
+                "are_identical": flat,
+                "mode": flat,
+                "tranche": flat,
+                "study": flat,
+                "author": author,
+                "opening": np.repeat(openings.code, 2) if are_texts_drawn else flat - 1,
+                "turn": np.arange(total) % 2 + 1,
+                "context_turns": np.arange(total) % 2 * 2 + 1,
+                "length_a": lengths[:, 0],
+                "length_b": lengths[:, 1],
+            }
         ),
         openings=openings,
         workers=[f"worker-{i + 1}" for i in range(count)],
+        states=Counter(judged=total),
     )
 
 

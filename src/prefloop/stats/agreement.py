@@ -116,6 +116,4 @@ def _overlapping(units: Labels, values: Sequence[float] | Floats, clusters: Labe
 
 
 def _summed(columns: Floats, groups: Ints) -> Floats:
-    sums = np.zeros((int(groups.max()) + 1, columns.shape[1]))
-    np.add.at(sums, groups, columns)
-    return sums
+    return np.column_stack([np.bincount(groups, weights=column) for column in columns.T])

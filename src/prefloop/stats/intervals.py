@@ -181,13 +181,28 @@ def cluster_sums(columns: Floats, clusters: Labels | None) -> Floats:
 def label_codes(labels: Labels) -> tuple[Ints, list[Hashable]]:
     """Labels as numbers 0 ... in order of first appearance, and the labels so numbered."""
     if isinstance(labels, np.ndarray) and labels.ndim == 1 and labels.dtype.kind in "iu":  # the same, much faster
+        return _whole_number_codes(labels)
+    seen: dict[Hashable, int] = {}
+    codes = np.fromiter((seen.setdefault(label, len(seen)) for label in labels), dtype=np.int64, count=len(labels))
+    return codes, list(seen)
+
+
+def _whole_number_codes(labels: Ints) -> tuple[Ints, list[Hashable]]:
+    least = int(labels.min(initial=0))
+    width = int(labels.max(initial=0)) - least + 1
+    if width > 4 * len(labels) + 1000:
         names, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
         rank = np.empty(len(names), dtype=np.int64)
         rank[order := np.argsort(first)] = np.arange(len(names))
         return rank[inverse], names[order].tolist()
-    seen: dict[Hashable, int] = {}
-    codes = np.fromiter((seen.setdefault(label, len(seen)) for label in labels), dtype=np.int64, count=len(labels))
-    return codes, list(seen)
+    places = labels - least  # a table over all numbers between needs no sorting
+    earliest = np.full(width, len(labels))
+    earliest[places[::-1]] = np.arange(len(labels))[::-1]  # of several writes the last one stays: the first place
+    names = np.flatnonzero(earliest < len(labels))
+    names = names[np.argsort(earliest[names])]
+    table = np.empty(width, dtype=np.int64)
+    table[names] = np.arange(len(names))
+    return table[places], (names + least).tolist()
 
 
 def observation_codes(clusters: Labels | None, n: int) -> Ints:
@@ -212,7 +227,7 @@ def resampled_sums(sums: Floats, resamples: int, generator: np.random.Generator)
     as much as sums of clusters do, and a spread known from ten thousand is known to within a hundredth.
     """
     clusters = len(sums)
-    rows, counts = np.unique(sums, axis=0, return_counts=True)
+    rows, counts = _distinct(sums)
     if len(rows) <= clusters // 2:
         return _chunked(
             resamples, len(rows), lambda size: generator.multinomial(clusters, counts / clusters, size=size), rows
@@ -222,6 +237,16 @@ def resampled_sums(sums: Floats, resamples: int, generator: np.random.Generator)
         sums = np.column_stack([np.bincount(bins, weights=column) for column in sums.T])
         clusters = len(sums)
     return _chunked(resamples, clusters, lambda size: resample_counts(clusters, size, generator), sums)
+
+
+def _distinct(rows: Floats) -> tuple[Floats, Ints]:
+    """Different rows and how often each stands there, told apart by one random number a row instead of by sorting."""
+    keys = np.zeros(len(rows))
+    factors = np.random.default_rng(7).normal(size=rows.shape[1])
+    for place in range(rows.shape[1]):
+        keys += factors[place] * rows[:, place]
+    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    return rows[first], counts
 
 
 def resample_counts(clusters: int, resamples: int, generator: np.random.Generator) -> Ints:

@@ -7,6 +7,7 @@ appends to the event log; nothing that was judged is ever overwritten. Knows not
 from prefloop.store.accounts import Account, AccountLink, AccountRole, Accounts, ApiToken, Researcher
 from prefloop.store.asking import Asking
 from prefloop.store.collecting import Collecting, ConversationStanding
+from prefloop.store.columns import Batch, Columns, ComparisonColumns, JudgmentColumns, ScoreColumns, TurnColumns
 from prefloop.store.comparisons import Comparisons
 from prefloop.store.conversations import Conversations
 from prefloop.store.imports import Imports
@@ -38,6 +39,8 @@ __all__ = [
     "Agreement",
     "Answer",
     "ApiToken",
+    "Batch",
+    "ComparisonColumns",
     "ComparisonRecord",
     "Continuation",
     "ConversationStanding",
@@ -45,12 +48,15 @@ __all__ = [
     "ExportReport",
     "ImportReport",
     "JudgedComparison",
+    "JudgmentColumns",
     "Latest",
     "Researcher",
+    "ScoreColumns",
     "Store",
     "StudyCounts",
     "StudyProgress",
     "TaskAnswers",
+    "TurnColumns",
     "WorkerCount",
 ]
 
@@ -66,6 +72,7 @@ class Store(
     Asking,
     Collecting,
     Reading,
+    Columns,
     Monitoring,
     Results,
     Imports,
