@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from scipy import integrate, special
+from scipy import integrate, sparse, special
 
 from prefloop.errors import DataError
 from prefloop.stats import Reliability, noise_of, reliability
@@ -157,3 +157,49 @@ def test_a_worker_without_shared_items_stands_at_the_typical_one() -> None:
 def test_what_cannot_be_fitted_is_said(workers: list[int], items: list[int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         reliability(workers, items, np.array([True, False]))
+
+
+def test_many_workers_and_topics_have_the_same_intervals_sampled_as_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(3)
+    votes = _votes(np.abs(draw.normal(1.2, 0.4, 120)), draw.normal(0, 0.4, 120), items=30, seed=4)
+    exact = reliability(*votes)
+    posterior = sys.modules["prefloop.stats.posterior"]
+    monkeypatch.setattr(module, "posterior", lambda *args: posterior.posterior(*args, most_exact=10))
+    sampled = reliability(*votes)
+    assert sampled.strengths == pytest.approx(exact.strengths, abs=0.02)
+    assert sampled.deviations == pytest.approx(exact.deviations, rel=0.1)
+    assert np.mean(sampled.deviations / exact.deviations) == pytest.approx(1.0, abs=0.01)  # no bias
+    assert sampled.lead_deviations == pytest.approx(exact.lead_deviations, rel=0.15)
+    assert sampled.typical_deviation == pytest.approx(exact.typical_deviation, rel=0.01)
+
+
+def test_the_posterior_is_that_of_the_whole_matrix_inverted() -> None:
+    # four workers, three groups: groups touch workers and themselves only
+    draw = np.random.default_rng(0)
+    scores = np.zeros((30, 7))
+    scores[np.arange(30), draw.integers(0, 4, 30)] = draw.normal(size=30)
+    scores[np.arange(30), 4 + draw.integers(0, 3, 30)] = draw.normal(size=30)
+    spread = np.array([0.5] * 4 + [0.3] * 3)
+    known = sys.modules["prefloop.stats.posterior"].posterior(sparse.csr_array(scores.T @ scores), spread, 4)
+    whole = np.linalg.inv(scores.T @ scores + np.diag(1 / spread**2))
+    workers = whole[:4, :4]
+    assert known.variances == pytest.approx(np.diag(workers))
+    assert known.rows == pytest.approx(workers.sum(axis=1))
+    assert known.squares == pytest.approx(np.diag(workers @ workers))
+    assert known.squared_rows == pytest.approx((workers @ workers).sum(axis=1))
+    assert known.group_variance == pytest.approx(np.diag(whole)[4:].mean())
+
+
+def test_six_thousand_workers_with_a_topic_each_are_fitted() -> None:
+    draw = np.random.default_rng(1)
+    count = 6000
+    owner = np.repeat(np.arange(count), 4)
+    item = np.tile(np.arange(len(owner)), 2)
+    worker = np.concatenate([owner, (owner + draw.integers(1, count, len(owner))) % count])
+    z = np.tile(draw.normal(size=len(owner)), 2)
+    strengths = np.where(np.arange(count) % 2 == 0, 2.5, 0.5)
+    fit = reliability(worker, item, draw.random(len(z)) < special.expit(strengths[worker] * z), np.tile(owner, 2))
+    assert len(fit.workers) == count
+    found = _by_label(fit, fit.strengths)
+    assert found[::2].mean() - found[1::2].mean() > 3 * fit.typical_deviation
+    assert np.isfinite(fit.deviations).all()

@@ -44,8 +44,9 @@ def fit_noise(judgments: Judgments) -> Noise:
     topics = usable.author * 2 + usable.mode
     try:
         return Noise(reliability(usable.worker, usable.comparison, usable.preferred_a, topics))
-    except DataError:
-        return Noise(None, measures.why_no_overlap(judgments))
+    except DataError as error:
+        has_overlap = len(measures.shared_judgments(judgments)) > 0
+        return Noise(None, str(error) if has_overlap else measures.why_no_overlap(judgments))
 
 
 def worker_quality(

@@ -15,27 +15,29 @@ taken to be more right than wrong. And only items with two or more judgments say
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg, optimize, sparse, special
+from scipy import optimize, sparse, special
 
 from prefloop.errors import DataError
 from prefloop.schema import Interval
 from prefloop.stats.intervals import LEVEL, Floats, Ints, Labels, label_codes
+from prefloop.stats.posterior import Posterior, posterior
 
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(14)
 _Z = _NODES[7:]  # the positive half; the other half is its mirror image
 _LOG_WEIGHTS = np.log(_NODE_WEIGHTS[7:] / _NODE_WEIGHTS[7:].sum() / 2)
 _SIZES = special.ndtri(0.5 + (np.arange(200) + 0.5) / 400)  # equally likely sizes of z
-_CHUNK = 50_000  # judgments whose nodes are held at once
+_CHUNK = 16_000  # judgments whose nodes are held at once, near the processor
+_THREADS = min(os.cpu_count() or 1, 8)
 _ROUNDS = 5
-_MOST_PARAMETERS = 5000
 _LEAST_SPREAD, _MOST_SPREAD = 0.15, 1.5
 
 
@@ -141,11 +143,6 @@ def reliability(
         raise DataError(f"None of {len(set(items))} items was judged by two workers; collect overlap.")
 
     count = len(worker_names)
-    if count + len(group_names) > _MOST_PARAMETERS:
-        raise DataError(
-            f"{count} workers and {len(group_names)} groups are more than the {_MOST_PARAMETERS} that are fitted at "
-            "once; look at one study or mode at a time."
-        )
     has_groups = len(group_names) > 1
     typical, spread, ease_spread = 1.0, 0.5, 0.5
     place = np.concatenate([np.full(count, typical), np.zeros(len(group_names))])
@@ -155,30 +152,27 @@ def reliability(
             np.concatenate([np.full(count, spread), np.full(len(group_names), ease_spread if has_groups else 1e-3)]),
         )
         place = _maximise(shared, prior, place, count)
-        covariance = linalg.inv(_information(shared, place, count) + np.diag(1 / prior.spread**2))
-        variances = np.diag(covariance)
+        known = posterior(_information(shared, place, count), prior.spread, count)
         before = typical, spread, ease_spread
         strengths, eases = place[:count], place[count:]
         typical = max(float(strengths.mean()), 0.1)
-        spread = _clipped(np.sqrt(np.mean((strengths - typical) ** 2 + variances[:count])))
-        ease_spread = _clipped(np.sqrt(np.mean(eases**2 + variances[count:])))
+        spread = _clipped(np.sqrt(np.mean((strengths - typical) ** 2 + known.variances)))
+        ease_spread = _clipped(np.sqrt(np.mean(eases**2) + known.group_variance))
         if np.allclose(before, (typical, spread, ease_spread), rtol=0.05):
             break
     middle = float(place[count + shared.group].mean())  # a typical item is one of those that were judged
     unit = float(np.exp(middle))
-    of_strengths = covariance[:count, :count]
-    kept = np.maximum(1 - np.diag(of_strengths) / prior.spread[0] ** 2, 1e-9)  # what the prior leaves of a difference
-    # The spread of the strengths' estimates where the strengths themselves are fixed: the prior's own part taken off.
-    sampling = of_strengths - of_strengths @ of_strengths / prior.spread[0] ** 2
+    drawn = prior.spread[0] ** 2
+    kept = np.maximum(1 - known.variances / drawn, 1e-9)  # what the prior leaves of a difference
     return Reliability(
         workers=worker_names,
         strengths=place[:count] * unit,
-        deviations=np.sqrt(variances[:count]) * unit,
-        lead_deviations=_lead_deviations(sampling) * unit,
+        deviations=np.sqrt(known.variances) * unit,
+        lead_deviations=_lead_deviations(known, drawn) * unit,
         estimates=(prior.mean[0] + (place[:count] - prior.mean[0]) / kept) * unit,
-        errors=np.sqrt(np.diag(of_strengths) / kept) * unit,
+        errors=np.sqrt(known.variances / kept) * unit,
         typical=typical * unit,
-        typical_deviation=float(np.sqrt(of_strengths.sum())) / count * unit,
+        typical_deviation=float(np.sqrt(known.rows.sum())) / count * unit,
         spread=spread * unit,
         judgments=np.bincount(shared.worker, minlength=count),
         groups=group_names,
@@ -200,10 +194,14 @@ class _Prior(NamedTuple):
     spread: Floats
 
 
-def _lead_deviations(covariance: Floats) -> Floats:
-    """Standard deviations of x_w - mean of the others' x, from the covariance of x."""
-    others = len(covariance) - 1
-    rows, own, total = covariance.sum(axis=1), np.diag(covariance), covariance.sum()
+def _lead_deviations(known: Posterior, drawn: float) -> Floats:
+    """Standard errors of x_w - mean of the others' x where the strengths x themselves are fixed.
+
+    The covariance of estimates is then C - C C / (variance of the prior): the prior's own part is taken off.
+    """
+    others = len(known.rows) - 1
+    own, rows = known.variances - known.squares / drawn, known.rows - known.squared_rows / drawn
+    total = rows.sum()
     variances = own - 2 * (rows - own) / others + (total - 2 * rows + own) / others**2
     return np.asarray(np.sqrt(np.maximum(variances, 0.0)), dtype=np.float64)
 
@@ -241,10 +239,10 @@ def _log_likelihood(shared: _Shared, place: Floats, count: int) -> tuple[float, 
     stretch = shared.sign * np.exp(place[count + shared.group])
     reach = place[shared.worker] * stretch
     slopes = np.empty(len(reach))
-    value = 0.0
     ends = np.append(shared.starts, len(reach))
     cuts = np.unique(np.append(np.searchsorted(ends, np.arange(0, len(reach), _CHUNK)), len(shared.starts)))
-    for first, last in pairwise(cuts):
+
+    def part_of(first: int, last: int) -> float:
         part = slice(ends[first], ends[last])
         starts = ends[first:last] - ends[first]
         tilt = reach[part, None] * _Z  # (judgment, node)
@@ -256,12 +254,15 @@ def _log_likelihood(shared: _Shared, place: Floats, count: int) -> tuple[float, 
         most = np.maximum(right.max(axis=1), wrong.max(axis=1))[:, None]
         above, below = np.exp(right - most), np.exp(wrong - most)
         total = (above.sum(axis=1) + below.sum(axis=1))[:, None]
-        value += float((np.log(total) + most).sum())
         sizes = np.diff(np.append(starts, len(tilt)))
         # d log sigmoid(x) = 1 - sigmoid(x) with z above 0, and -sigmoid(x) on the mirrored node
         up = np.repeat((above / total) @ _Z, sizes)
         both = np.repeat((above + below) / total * _Z, sizes, axis=0)
         slopes[part] = stretch[part] * (up - np.einsum("jk,jk->j", both, chance))
+        return float((np.log(total) + most).sum())
+
+    with ThreadPoolExecutor(_THREADS) as threads:  # parts are summed in their order, so threads change no digit
+        value = sum(threads.map(part_of, cuts[:-1], cuts[1:]))
     return value, slopes
 
 
@@ -271,12 +272,12 @@ def _by_parameter(shared: _Shared, slopes: Floats, place: Floats, count: int) ->
     return np.concatenate([of_workers, of_groups])
 
 
-def _information(shared: _Shared, place: Floats, count: int) -> Floats:
-    """Sum of the outer products of the items' scores: (parameter, parameter)."""
+def _information(shared: _Shared, place: Floats, count: int) -> Any:
+    """Sum of the outer products of the items' scores, sparse: (parameter, parameter)."""
     _, slopes = _log_likelihood(shared, place, count)
     item = np.repeat(np.arange(len(shared.starts)), np.diff(np.append(shared.starts, len(slopes))))
     rows = np.concatenate([item, item])
     columns = np.concatenate([shared.worker, count + shared.group])
     values = np.concatenate([slopes, slopes * place[shared.worker]])
     scores = sparse.coo_array((values, (rows, columns)), shape=(len(shared.starts), len(place))).tocsr()
-    return np.asarray((scores.T @ scores).toarray(), dtype=np.float64)
+    return (scores.T @ scores).tocsr()
