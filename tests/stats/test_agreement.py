@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Literal
 
 import evalica
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefloop.errors import DataError
-from prefloop.stats import krippendorff_alpha, raw_agreement
+from prefloop.schema import Interval
+from prefloop.stats import accuracy_ceiling, cohen_kappa, krippendorff_alpha, raw_agreement
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: 4 observers, 12 units, missing values;
 # the published results are nominal 0.743 and ordinal 0.815.
@@ -120,3 +122,31 @@ def test_real_votes(data_root: Path) -> None:
         values = [float(("left", "tie", "right").index(vote["winner"])) for vote in kept]
         assert krippendorff_alpha(units, values, resamples=50).value == pytest.approx(alpha, abs=5e-4)
         assert raw_agreement(units, values, resamples=50).value == pytest.approx(agreement, abs=5e-4)
+
+
+@pytest.mark.parametrize("weights", ["none", "quadratic"])
+def test_cohens_kappa_is_that_of_scikit_learn(weights: Literal["none", "quadratic"]) -> None:
+    from sklearn.metrics import cohen_kappa_score
+
+    draw = np.random.default_rng(0)
+    first = draw.integers(1, 9, 400)
+    second = np.where(draw.random(400) < 0.5, first, draw.integers(1, 9, 400))
+    found = cohen_kappa(first, second, np.arange(400) // 4, weights=weights)
+    expected = cohen_kappa_score(first, second, weights=None if weights == "none" else weights)
+    assert found.value == pytest.approx(expected)
+    assert found.low < found.value < found.high
+
+
+def test_cohens_kappa_by_hand() -> None:
+    # both yes 20, both no 15, 5 and 10 apart: observed 0.7, by chance (25*30 + 25*20)/50^2 = 0.5, kappa 0.4
+    first = np.repeat([1, 0, 1, 0], [20, 15, 5, 10])
+    second = np.repeat([1, 0, 0, 1], [20, 15, 5, 10])
+    assert cohen_kappa(first, second).value == pytest.approx(0.4)
+    with pytest.raises(DataError, match="one value"):
+        cohen_kappa([1, 1], [1, 1])
+
+
+def test_the_ceiling_of_accuracy() -> None:
+    # two workers agree in 0.68: u = sqrt(0.36) = 0.6, so no scorer is expected beyond 0.8
+    found = accuracy_ceiling(Interval(value=0.68, low=0.45, high=0.82, n=100))
+    assert (found.value, found.low, found.high) == pytest.approx((0.8, 0.5, 0.9))

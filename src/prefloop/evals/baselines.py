@@ -13,7 +13,7 @@ from pydantic import Field
 
 from prefloop.errors import DataError
 from prefloop.schema import Interval, Message, Noun, PreferencePair
-from prefloop.stats import raw_agreement
+from prefloop.stats import accuracy_ceiling, raw_agreement
 
 __all__ = ["Agreement", "TfidfRegression", "worker_agreement"]
 
@@ -70,10 +70,6 @@ class Agreement(Noun):
 def worker_agreement(pairs: Sequence[PreferencePair], clusters: Sequence[str], seed: int = 0) -> Agreement:
     """Agreement of different workers on the comparisons that several of them judged.
 
-    With p the chance that a worker drawn at random prefers side a, two workers agree with 1 - 2p(1-p) = (1 + u^2) / 2
-    where u = |2p - 1|, and the best scorer agrees with one worker with (1 + u) / 2. As the mean of u is at most the
-    root of the mean of u^2, the best accuracy is at most (1 + sqrt(2 agreement - 1)) / 2, and at least the agreement.
-
     Errors:
         DataError: no comparison was judged by two workers; the sentence says why.
     """
@@ -92,8 +88,7 @@ def worker_agreement(pairs: Sequence[PreferencePair], clusters: Sequence[str], s
             "No comparison was judged by two workers, so the agreement ceiling is unknown; set a study's overlap to "
             "0.1 or more."
         ) from None
-    ends = {name: (1 + max(2 * getattr(agreed, name) - 1, 0.0) ** 0.5) / 2 for name in ("value", "low", "high")}
-    return Agreement(two_workers=agreed, ceiling=agreed.model_copy(update=ends))
+    return Agreement(two_workers=agreed, ceiling=accuracy_ceiling(agreed))
 
 
 def judged_twice(pairs: Sequence[PreferencePair]) -> list[int]:

@@ -6,10 +6,12 @@ of models or of people: arrays and labels come in, `schema.Interval` and small f
 estimated raises a DataError whose sentence says what is missing.
 """
 
-from prefloop.stats.agreement import krippendorff_alpha, raw_agreement
+from prefloop.stats.agreement import accuracy_ceiling, cohen_kappa, krippendorff_alpha, raw_agreement
 from prefloop.stats.bias import LengthBias, length_bias, logit, logit_point, position_bias
 from prefloop.stats.calibration import AboveThreshold, Calibration, CalibrationBin, accuracy_above, calibration
 from prefloop.stats.concentration import gini, top_share
+from prefloop.stats.cycles import Cycles, cycles
+from prefloop.stats.diversity import effective_kinds, mean_difference, rarefied_kinds
 from prefloop.stats.duplicates import NearDuplicate, duplicate_groups, near_duplicates, normalised
 from prefloop.stats.fits import LinearFit, linear_fit
 from prefloop.stats.grouped import grouped_means, grouped_shares
@@ -48,6 +50,7 @@ __all__ = [
     "AboveThreshold",
     "Calibration",
     "CalibrationBin",
+    "Cycles",
     "EloTable",
     "LengthBias",
     "LinearFit",
@@ -59,6 +62,7 @@ __all__ = [
     "RiseFit",
     "StopPlace",
     "accuracy_above",
+    "accuracy_ceiling",
     "at_least_chances",
     "bootstrap_interval",
     "bradley_terry",
@@ -66,8 +70,11 @@ __all__ = [
     "clustered_mean",
     "clustered_ratio",
     "clustered_share",
+    "cohen_kappa",
     "coin_chances",
+    "cycles",
     "duplicate_groups",
+    "effective_kinds",
     "elo",
     "excess_chances",
     "expected_win_rate",
@@ -83,11 +90,13 @@ __all__ = [
     "logit",
     "logit_point",
     "longest_runs",
+    "mean_difference",
     "near_duplicates",
     "noise_of",
     "normalised",
     "parting",
     "position_bias",
+    "rarefied_kinds",
     "raw_agreement",
     "reliability",
     "run_chances",

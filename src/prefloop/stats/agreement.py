@@ -14,7 +14,16 @@ import numpy as np
 
 from prefloop.errors import DataError
 from prefloop.schema import Interval
-from prefloop.stats.intervals import RESAMPLES, SHARE, Floats, Ints, Labels, bootstrap_interval, label_codes
+from prefloop.stats.intervals import (
+    RESAMPLES,
+    SHARE,
+    Floats,
+    Ints,
+    Labels,
+    bootstrap_interval,
+    label_codes,
+    observation_codes,
+)
 
 Metric = Literal["nominal", "ordinal"]
 
@@ -76,6 +85,58 @@ def krippendorff_alpha(
         seed=seed,
         resamples=resamples,
     )
+
+
+def cohen_kappa(
+    first: Sequence[float] | Floats,
+    second: Sequence[float] | Floats,
+    clusters: Labels | None = None,
+    *,
+    weights: Literal["none", "quadratic"] = "none",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Cohen's kappa of two raters on the same units: 1 is perfect agreement, 0 what their own habits give by chance.
+
+    Args:
+        first, second: the two raters' values of each unit.
+        weights: 'quadratic' counts a disagreement by its square, for grades.
+
+    Errors:
+        DataError: lengths differ, no units, or both gave one value all along (agreement by chance is then 1).
+    """
+    if len(first) != len(second) or len(first) == 0:
+        raise DataError(f"{len(first)} and {len(second)} values do not pair up; give both raters' values of each unit.")
+    kinds, codes = np.unique(np.concatenate([first, second]).astype(np.float64), return_inverse=True)
+    if len(kinds) < 2:
+        raise DataError(f"Both raters gave one value to all {len(first)} units, so kappa is not defined.")
+    one, other = codes[: len(first)], codes[len(first) :]
+    tables = np.zeros((len(one), len(kinds) ** 2))
+    tables[np.arange(len(one)), one * len(kinds) + other] = 1
+    unlike = 1 - np.eye(len(kinds)) if weights == "none" else (kinds[:, None] - kinds[None, :]) ** 2
+
+    def kappa(sums: Floats) -> Floats:
+        table = sums.reshape(-1, len(kinds), len(kinds))
+        observed = (table * unlike).sum(axis=(1, 2)) * table.sum(axis=(1, 2))
+        expected = (table.sum(axis=2)[:, :, None] * table.sum(axis=1)[:, None, :] * unlike).sum(axis=(1, 2))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(expected > 0, 1 - observed / expected, np.nan)
+
+    groups = observation_codes(clusters, len(one))
+    return bootstrap_interval(
+        _summed(tables, groups), kappa, n=len(one), bounds=(-1.0, 1.0), seed=seed, resamples=resamples
+    )
+
+
+def accuracy_ceiling(agreement: Interval) -> Interval:
+    """From the agreement of two workers, the most that any scorer is expected to agree with one: (1+sqrt(2a-1))/2.
+
+    With p the chance that a worker drawn at random prefers side a, two workers agree with 1 - 2p(1-p) = (1 + u^2) / 2
+    where u = |2p - 1|, and the best scorer agrees with one worker with (1 + u) / 2. As the mean of u is at most the
+    root of the mean of u^2, the best accuracy is at most this, and at least the agreement.
+    """
+    ends = {name: (1 + max(2 * getattr(agreement, name) - 1, 0.0) ** 0.5) / 2 for name in ("value", "low", "high")}
+    return agreement.model_copy(update=ends)
 
 
 def _alpha(coincidences: Floats, metric: Metric) -> Floats:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
@@ -79,9 +78,9 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[NearDu
 
 def _runs(text: str) -> npt.NDArray[np.uint64]:
     """Hashes of all runs of characters, distinct and sorted; a short text is one run."""
-    count = max(len(text) - _RUN_CHARACTERS + 1, 1)
-    hashes = {zlib.crc32(text[i : i + _RUN_CHARACTERS].encode()) % _PRIME for i in range(count)}
-    return np.array(sorted(hashes), dtype=np.uint64)
+    letters = np.frombuffer(text.ljust(_RUN_CHARACTERS).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+    runs = np.lib.stride_tricks.sliding_window_view(letters, _RUN_CHARACTERS)
+    return np.unique(((runs * _PLACES).sum(axis=1) >> np.uint64(33)) % np.uint64(_PRIME))  # multiply-shift, modulo 2^64
 
 
 def _signature(runs: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -95,4 +94,7 @@ def _jaccard(first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64]) -> f
     return shared / (len(first) + len(second) - shared)
 
 
+_PLACES = np.random.default_rng(6).integers(1, 1 << 63, size=_RUN_CHARACTERS).astype(np.uint64) * np.uint64(
+    2
+) + np.uint64(1)
 _FACTORS, _SHIFTS = np.random.default_rng(5).integers(1, _PRIME, size=(2, _HASHES)).astype(np.uint64)

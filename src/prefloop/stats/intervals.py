@@ -188,7 +188,7 @@ def label_codes(labels: Labels) -> tuple[Ints, list[Hashable]]:
     return codes, list(seen)
 
 
-def _whole_number_codes(labels: npt.NDArray[np.integer[Any]]) -> tuple[Ints, list[Hashable]]:
+def _whole_number_codes(labels: npt.NDArray[Any]) -> tuple[Ints, list[Hashable]]:
     least = int(labels.min(initial=0))
     width = int(labels.max(initial=0)) - least + 1
     if width > 4 * len(labels) + 1000:
@@ -243,7 +243,7 @@ def resampled_sums(sums: Floats, resamples: int, generator: np.random.Generator)
 def _distinct(rows: Floats) -> tuple[Floats, Ints]:
     """Different rows and how often each stands there, told apart by one random number a row instead of by sorting."""
     keys = np.zeros(len(rows))
-    factors: Floats = np.random.default_rng(7).normal(size=rows.shape[1])
+    factors = np.random.default_rng(7).normal(size=(rows.shape[1],))
     for place in range(rows.shape[1]):
         keys += factors[place] * rows[:, place]
     _, first, counts = np.unique(keys, return_index=True, return_counts=True)
