@@ -74,7 +74,8 @@ def _tables(rows: Rows, words: str, draw: np.random.Generator) -> Iterator[tuple
     conversation, leaf = "", ""
     for place in range(len(comparisons)):
         author = workers[comparisons.author[place]]
-        made = begin + timedelta(seconds=place)
+        first_row = by_comparison[starts[place]]
+        made = datetime.fromtimestamp(float(judgments.decided_at[first_row]), UTC) - timedelta(minutes=10)
         if comparisons.turn[place] == 1:
             code = openings[int(comparisons.conversation[place])]
             conversation, leaf = new_id(), new_id()
@@ -92,7 +93,8 @@ def _tables(rows: Rows, words: str, draw: np.random.Generator) -> Iterator[tuple
                 _message(answer, conversation, parent, "assistant", last, made),
                 _message(leaf, conversation, answer, "user", text(80), made + timedelta(seconds=20)),
             ]
-        done = [made + timedelta(seconds=25 + (rank < 0)) for rank in _ranks(judgments, by_comparison, starts, place)]
+        rank = int(judgments.first_done[first_row])  # 1: A was complete first
+        done = [made + timedelta(seconds=25 + (sign * rank < 0)) for sign in (1, -1)]
         a, b = new_id(), new_id()
         last = text(int(comparisons.length_a[place]))
         for id, reply, at in ((a, last, done[0]), (b, text(int(comparisons.length_b[place])), done[1])):
@@ -111,13 +113,14 @@ def _tables(rows: Rows, words: str, draw: np.random.Generator) -> Iterator[tuple
         )
         for row in by_comparison[starts[place] : starts[place + 1]].tolist():
             clicked = "a" if judgments.clicked_a[row] else "b"
-            decided = made + timedelta(seconds=24 + float(judgments.reading_seconds[row]))
+            decided = datetime.fromtimestamp(float(judgments.decided_at[row]), UTC)
+            first_token = decided - timedelta(seconds=float(judgments.reading_seconds[row]))
             pending[tables.judgment].append(
                 {"id": new_id(), "comparison_id": id, "worker_id": workers[judgments.worker[row]]}
                 | {"question": "more_helpful", "grade": int(judgments.grade[row]), "clicked": clicked}
                 | {"preferred": clicked, "reason_tags": [], "marks": [], "is_checked": False, "checked_source": ""}
                 | {"go_on_with": None, "revises": None, "interface_version": "", "instructions_version": ""}
-                | {"input_device": "mouse", "shown_at": None, "first_token_at": None, "both_done_at": None}
+                | {"input_device": "mouse", "shown_at": None, "first_token_at": first_token, "both_done_at": None}
                 | {"decided_at": decided}
             )
         if (place + 1) % _ROWS_AT_ONCE == 0 or place + 1 == len(comparisons):
@@ -125,12 +128,6 @@ def _tables(rows: Rows, words: str, draw: np.random.Generator) -> Iterator[tuple
                 if some:
                     yield table, some
                 pending[table] = []
-
-
-def _ranks(judgments: Any, by_comparison: Any, starts: Any, place: int) -> tuple[int, int]:
-    """For each side whether it was complete first (1) or last (-1)."""
-    first = int(judgments.first_done[by_comparison[starts[place]]])
-    return first, -first
 
 
 def _message(id: str, conversation: str, parent: str | None, role: str, text: str, at: datetime) -> dict[str, Any]:
