@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fake_server import FakeResponder, a_study
 
-from prefloop.schema import ComparisonState, Mode, SamplingSettings, TreeMessage
+from prefloop.schema import ComparisonState, Mode, SamplingSettings, Snapshot, SnapshotShare, TreeMessage
 from prefloop.store import Store
 
 
@@ -425,3 +425,24 @@ async def test_a_message_without_a_pair_can_be_answered(open_room: Callable[...,
         assert (await worker.state())["phase"] == "void"
         again = await worker.post(f"/api/conversations/{conversation}/retry")
         assert (await worker.read(again.json()))[-1][0] == "turn_ready"
+
+
+async def test_a_pick_of_the_best_is_shown_when_both_answers_are_complete(open_room: Callable[..., Any]) -> None:
+    """A person waits for a best-of-k answer, so the other side is not shown before it either (paper B.5)."""
+    seen: dict[int, list[str]] = {}
+    async with open_room(FakeResponder(pause_seconds=0.02, words=4)) as room:
+        for k in (1, 16):
+            best = Snapshot(
+                name=f"best{k}", hash=f"best{k}", path="base", best_of_k=k, preference_model_id="a-pm", state="deployed"
+            )
+            room.store.add_snapshot(best)
+            base = Snapshot(name=f"plain{k}", hash=f"plain{k}", path="base", state="deployed")
+            room.store.add_snapshot(base)
+            shares = (SnapshotShare(snapshot_id=best.id), SnapshotShare(snapshot_id=base.id))
+            worker = await room.worker(a_study(room.store, name=f"study{k}", snapshots=shares, compare="distinct"))
+            conversation = await worker.begin()
+            events = await worker.read(await worker.send(conversation))
+            seen[k] = [kind for kind, _ in events]
+    assert seen[1].count("delta") > 2  # streamed
+    assert seen[16].count("delta") == 2  # each side at once
+    assert seen[16][-1] == seen[1][-1] == "turn_ready"

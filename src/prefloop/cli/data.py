@@ -122,17 +122,48 @@ def list_snapshots(workspace_path: Path, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("model")
 @click.option("--kind", type=click.Choice(["policy", "preference_model"]), default="policy", show_default=True)
+@click.option("--best-of", type=click.IntRange(1), default=1, help="Sample so many replies and show the best by --pm.")
+@click.option("--pm", "picker", metavar="SNAPSHOT", help="The preference model that picks.")
+@click.option(
+    "--prompt", metavar="FILE", help="Example dialogues before every conversation: JSON, a list of {role, text}."
+)
+@click.option("--temperature", type=click.FloatRange(0.0, 10.0), help="Of its replies. Default: 1.")
+@click.option("--max-response-tokens", type=click.IntRange(1), help="Where its replies are cut off. Default: 128.")
 @workspace_option
 @json_option
-def add_snapshot(name: str, model: str, kind: str, workspace_path: Path, as_json: bool) -> None:
-    """Keep MODEL (a Hugging Face folder or hub id) as a snapshot called NAME."""
-    from prefloop.loop.snapshots import register
-    from prefloop.models.language import check_model
+def add_snapshot(
+    name: str,
+    model: str,
+    kind: str,
+    best_of: int,
+    picker: str | None,
+    prompt: str | None,
+    temperature: float | None,
+    max_response_tokens: int | None,
+    workspace_path: Path,
+    as_json: bool,
+) -> None:
+    """Keep MODEL (a Hugging Face folder, a hub id or a snapshot) as a snapshot called NAME.
+
+    MODEL may be a snapshot that is there: `prefloop snapshots add best16 base --best-of 16 --pm my_pm` makes an
+    assistant of the same weights that shows the best of 16 replies, complete.
+    """
+    from prefloop.loop.snapshots import add
 
     workspace = Workspace(workspace_path)
-    check_model(model, is_preference_model=kind == "preference_model")
+    given = {"temperature": temperature, "max_response_tokens": max_response_tokens}
     with workspace.store() as store:
-        snapshot = register(workspace, store, name, model, kind=kind)
+        snapshot = add(
+            workspace,
+            store,
+            name,
+            model,
+            kind=kind,
+            best_of_k=best_of,
+            picker=picker,
+            prompt=prompt,
+            sampling={key: value for key, value in given.items() if value is not None},
+        )
     emit(_row(snapshot), as_json)
 
 
@@ -169,8 +200,10 @@ def doctor(as_json: bool) -> None:
 
 
 def _row(snapshot: Snapshot) -> dict[str, Any]:
-    kept = ("id", "name", "kind", "state", "hash", "path", "created_at")
-    return {key: value for key, value in snapshot.model_dump(mode="json").items() if key in kept}
+    kept = ["id", "name", "kind", "state", "hash", "path", "created_at"]
+    kept += ["best_of_k", "preference_model_id"] if snapshot.best_of_k > 1 else []
+    row = {key: value for key, value in snapshot.model_dump(mode="json").items() if key in kept}
+    return row | ({"prompt_turns": len(snapshot.prompt)} if snapshot.prompt else {})
 
 
 def data_file(workspace: Workspace, file: Path) -> Path:

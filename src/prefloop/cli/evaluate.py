@@ -1,4 +1,4 @@
-"""`prefloop eval preference|policy|optimisation|elo`."""
+"""`prefloop eval preference|policy|best-of|optimisation|elo`."""
 
 from __future__ import annotations
 
@@ -87,6 +87,61 @@ def policy(
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
         emit(compare_policies(workspace, store, model, base, names, prompts, seed), as_json)
+
+
+@eval_.command("best-of")
+@click.argument("model")
+@click.option("--pm", "picker", required=True, help="Preference model that picks.")
+@click.option("--judge", "judges", multiple=True, help="Preference models that judge what is picked; repeatable.")
+@click.option("--beside", "policies", multiple=True, metavar="POLICY", help="Policies to set beside it; repeatable.")
+@click.option("--of", "beside", type=click.IntRange(1), default=16, show_default=True, help="Best of how many, there.")
+@click.option("--samples", type=click.IntRange(2, 1024), default=64, show_default=True, help="Replies to each prompt.")
+@click.option("--prompts", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--max-response-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--sandbox", is_flag=True, help="Fresh prompts of the tiny world; its known preference judges too.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
+@workspace_option
+@json_option
+def best_of(
+    model: str,
+    picker: str,
+    judges: tuple[str, ...],
+    policies: tuple[str, ...],
+    beside: int,
+    samples: int,
+    prompts: int,
+    max_response_tokens: int,
+    sandbox: bool,
+    seed: int,
+    html: Path | None,
+    workspace_path: Path,
+    as_json: bool,
+) -> None:
+    """The best of 1, 2, 4 ... replies of MODEL (a snapshot or folder), all from one sampling pass."""
+    from prefloop.evals import write_best_of_report
+    from prefloop.loop.policy_evaluation import best_of as evaluate
+
+    workspace = Workspace(workspace_path)
+    with workspace.store() as store:
+        found = evaluate(
+            workspace,
+            store,
+            model,
+            picker,
+            judges,
+            policies,
+            prompts=prompts,
+            samples=samples,
+            beside=beside,
+            max_response_tokens=max_response_tokens,
+            seed=seed,
+            is_sandbox=sandbox,
+        )
+    if html is not None:
+        write_best_of_report(found, html, model)
+        note(f"Wrote {html}")
+    emit(found.model_dump(mode="json"), as_json)
 
 
 @eval_.command()

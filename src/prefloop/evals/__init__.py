@@ -4,6 +4,8 @@ Know no training; results are nouns with intervals, rows of the store where one 
 """
 
 from prefloop.evals.baselines import Agreement, TfidfRegression, worker_agreement
+from prefloop.evals.best_of import BesidePolicy, BestOfEvaluation, BestOfPoint, evaluate_best_of
+from prefloop.evals.best_of_report import write_best_of_report
 from prefloop.evals.elo import SnapshotElo, evaluate_elo
 from prefloop.evals.policy import PolicyEvaluation, SideBySide, evaluate_policy
 from prefloop.evals.preference import PreferenceEvaluation, ScoredPair, evaluate_preference, fitted_temperature
@@ -15,6 +17,9 @@ from prefloop.evals.preference_report import (
 
 __all__ = [
     "Agreement",
+    "BesidePolicy",
+    "BestOfEvaluation",
+    "BestOfPoint",
     "PolicyEvaluation",
     "PreferenceEvaluation",
     "ScoredPair",
@@ -22,11 +27,13 @@ __all__ = [
     "SnapshotElo",
     "TfidfRegression",
     "add_preference_sections",
+    "evaluate_best_of",
     "evaluate_elo",
     "evaluate_policy",
     "evaluate_preference",
     "fitted_temperature",
     "worker_agreement",
+    "write_best_of_report",
     "write_preference_report",
     "write_preference_reports",
 ]

@@ -8,22 +8,20 @@ Clusters are prompts, or what the caller says (prompts of one conversation). Tie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from prefloop.errors import DataError
-from prefloop.models.responses import Prompt, encode_prompts, kl_to_reference
+from prefloop.evals.replies import GOLD, KnownPreference, kl_of, scores_of
+from prefloop.models.responses import encode_prompts
 from prefloop.render import Renderer
 from prefloop.schema import EvalResult, Interval, Message, Noun, Sample, Sampler, SamplingSettings, Scorer
 from prefloop.stats import clustered_mean, clustered_share, win_rate
 
 __all__ = ["GOLD", "PolicyEvaluation", "SideBySide", "evaluate_policy"]
-
-GOLD = "gold"
-"""The name under which a known preference stands among the scorers."""
 
 
 class SideBySide(Noun):
@@ -81,7 +79,7 @@ def evaluate_policy(
     scorers: Mapping[str, Scorer],
     renderer: Renderer,
     *,
-    gold: Callable[[Sequence[Message], str], float] | None = None,
+    gold: KnownPreference | None = None,
     reference: Any = None,
     settings: SamplingSettings | None = None,
     room_tokens: int = 1 << 30,
@@ -107,11 +105,6 @@ def evaluate_policy(
     settings = settings or SamplingSettings()
     if not scorers and gold is None:
         raise DataError("There are 0 scorers and no known preference; give at least one.")
-    if reference is not None and (settings.temperature, settings.top_p, settings.top_k) != (1.0, 1.0, 0):
-        raise DataError(
-            f"The KL is defined for temperature 1 without top-p and top-k, not for {settings.temperature:g}, "
-            f"{settings.top_p:g} and {settings.top_k}; leave `reference` out or change the settings."
-        )
     encoded, places = encode_prompts(renderer, prompts, room_tokens)
     if clusters is not None:
         clusters = [clusters[place] for place in places]
@@ -121,7 +114,7 @@ def evaluate_policy(
         for name, source in (("policy", sampler), ("base", base_sampler))
     }
     texts = {name: [renderer.decode(sample.ids) for sample in samples] for name, samples in drawn.items()}
-    scores = {name: _scores(encoded, replies, scorers, gold) for name, replies in texts.items()}
+    scores = {name: scores_of(encoded, replies, scorers, gold) for name, replies in texts.items()}
     wins = {
         name: win_rate(0.5 + 0.5 * np.sign(np.subtract(mine, scores["base"][name])), clusters)
         for name, mine in scores["policy"].items()
@@ -132,7 +125,7 @@ def evaluate_policy(
         policy=_replies(drawn["policy"], texts["policy"], scores["policy"], clusters),
         base=_replies(drawn["base"], texts["base"], scores["base"], clusters),
         win_rates=wins,
-        kl=None if reference is None else clustered_mean(kl_to_reference(reference, ids, drawn["policy"]), clusters),
+        kl=kl_of(reference, ids, drawn["policy"], settings, clusters),
         samples=tuple(
             SideBySide(
                 context=encoded[place].messages,
@@ -150,22 +143,6 @@ def distinct_ngrams(texts: Sequence[str], n: int) -> float:
     """Distinct n-grams of words over all n-grams of the texts: near 0 when all say the same. 0 without any n-gram."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _scores(
-    prompts: Sequence[Prompt],
-    replies: Sequence[str],
-    scorers: Mapping[str, Scorer],
-    gold: Callable[[Sequence[Message], str], float] | None,
-) -> dict[str, list[float]]:
-    conversations = [
-        (*prompt.messages, Message(role="assistant", text=reply))
-        for prompt, reply in zip(prompts, replies, strict=True)
-    ]
-    scores = {name: list(scorer.score(conversations)) for name, scorer in scorers.items()}
-    if gold is not None:
-        scores[GOLD] = [gold(conversation[:-1], conversation[-1].text) for conversation in conversations]
-    return scores
 
 
 def _replies(

@@ -36,8 +36,12 @@ def manifest_of(workspace: Workspace) -> Path:
 
 
 def publish(workspace: Workspace, store: Store) -> Path:
-    """Writes the manifest: every deployed snapshot."""
-    return write_manifest(manifest_of(workspace), store.snapshots(state="deployed"))
+    """Writes the manifest: every deployed snapshot, and the PMs that pick for them, deployed or not."""
+    deployed = store.snapshots(state="deployed")
+    listed = {snapshot.id for snapshot in deployed}
+    pickers = {str(snapshot.preference_model_id) for snapshot in deployed if snapshot.best_of_k > 1} - listed
+    needed = [store.snapshot(picker).model_copy(update={"state": "deployed"}) for picker in sorted(pickers)]
+    return write_manifest(manifest_of(workspace), [*deployed, *needed])
 
 
 def serve(
@@ -146,7 +150,7 @@ def open_study(store: Store, name: str, mode: Mode = Mode.HELPFUL) -> Study:
     study = Study(
         name=name,
         mode=mode,
-        tranche=Tranche.ONLINE,
+        tranche=Tranche.REJECTION_SAMPLED if any(s.best_of_k > 1 for s in deployed) else Tranche.ONLINE,
         snapshots=tuple(SnapshotShare(snapshot_id=snapshot.id) for snapshot in deployed),
         compare="distinct" if len(deployed) > 1 else "any",
     )

@@ -11,11 +11,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prefloop.config import NAME
 from prefloop.errors import ConfigError, ModelError
+from prefloop.loop.example_prompt import example_prompt
 from prefloop.schema import Message, SamplingSettings, Snapshot
 from prefloop.store import Store
 from prefloop.workspace import Workspace
@@ -33,7 +35,7 @@ def register(
     prompt: Sequence[Message] = (),
     sampling: SamplingSettings | None = None,
     best_of_k: int = 1,
-    preference_model_id: str | None = None,
+    preference_model: Snapshot | None = None,
     parent_id: str | None = None,
     run_id: str | None = None,
 ) -> Snapshot:
@@ -41,8 +43,11 @@ def register(
 
     The same content under the same name gives the snapshot that is there already.
 
+    Args:
+        best_of_k: replies sampled to each message, of which `preference_model` picks the one that is shown.
+
     Errors:
-        ConfigError: a name that cannot be part of a file name.
+        ConfigError: a name that cannot be part of a file name; best-of-k without a PM, or a PM without best-of-k.
         ModelError: the folder is no model; the name belongs to another content already.
     """
     if not re.fullmatch(NAME, name):
@@ -50,6 +55,7 @@ def register(
             f"{name!r} cannot name a snapshot; use up to 80 letters, digits, dots, dashes and underscores, the first a "
             "letter or digit."
         )
+    _check_pick(name, kind, best_of_k, preference_model)
     sampling = sampling or SamplingSettings()
     folder = Path(source)
     is_folder = folder.is_dir()
@@ -61,7 +67,7 @@ def register(
         "prompt": [message.model_dump() for message in prompt],
         "sampling": sampling.model_dump(),
         "best_of_k": best_of_k,
-        "preference_model": preference_model_id,
+        "preference_model": None if preference_model is None else preference_model.hash,
     }
     weights = content_hash(folder) if is_folder else str(source)
     digest = hashlib.sha256(f"{weights} {json.dumps(settings, sort_keys=True)}".encode()).hexdigest()
@@ -82,11 +88,74 @@ def register(
             "prompt": tuple(prompt),
             "sampling": sampling,
             "best_of_k": best_of_k,
-            "preference_model_id": preference_model_id,
+            "preference_model_id": None if preference_model is None else preference_model.id,
         }
     )
     store.add_snapshot(snapshot)
     return snapshot
+
+
+def add(
+    workspace: Workspace,
+    store: Store,
+    name: str,
+    model: str,
+    *,
+    kind: str = "policy",
+    best_of_k: int = 1,
+    picker: str | None = None,
+    prompt: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> Snapshot:
+    """`prefloop snapshots add`: a model that is checked, or the weights of a snapshot under other settings.
+
+    A snapshot's example prompt and sampling settings are taken on unless others are given.
+
+    Args:
+        picker: name of the PM snapshot that picks.
+        prompt: a file of example dialogues, or the name of one that ships (see `example_prompt`).
+
+    Errors:
+        ModelError: the model cannot be loaded, or is of the other kind.
+        ConfigError: settings that do not go together.
+        NotFoundError: no such PM.
+    """
+    from prefloop.models.language import check_model
+
+    parent = next((known for known in store.snapshots() if known.name == model), None)
+    if parent is not None and not Path(model).is_dir():
+        source = model_path(workspace, parent)
+        below = parent.sampling.model_dump()
+    else:
+        parent, source, below = None, model, {}
+    check_model(source, is_preference_model=kind == "preference_model")
+    messages = () if parent is None else parent.prompt
+    return register(
+        workspace,
+        store,
+        name,
+        source,
+        kind=kind,
+        prompt=messages if prompt is None else example_prompt(Path(prompt)),
+        sampling=SamplingSettings.model_validate({**below, **(sampling or {})}),
+        best_of_k=best_of_k,
+        preference_model=None if picker is None else store.snapshot(picker),
+        parent_id=None if parent is None else parent.id,
+    )
+
+
+def _check_pick(name: str, kind: str, best_of_k: int, preference_model: Snapshot | None) -> None:
+    """Errors: ConfigError where k, the PM that picks and the kind of the snapshot do not go together."""
+    if best_of_k > 1 and preference_model is None:
+        raise ConfigError(f"Snapshot {name!r} is to show the best of {best_of_k}; name the PM that picks (--pm).")
+    if preference_model is None:
+        return
+    if best_of_k == 1:
+        raise ConfigError(f"Snapshot {name!r} has a PM and nothing to pick from; say of how many (--best-of K).")
+    if kind != "policy":
+        raise ConfigError(f"Snapshot {name!r} is a preference model; only a policy's replies are picked from.")
+    if preference_model.kind != "preference_model":
+        raise ConfigError(f"{preference_model.name!r} is a policy and cannot pick; name a preference model.")
 
 
 def model_path(workspace: Workspace, snapshot: Snapshot) -> str:

@@ -13,6 +13,8 @@ from prefloop.errors import NotFoundError
 CHAT_MODEL = "lm_sandbox_tiny"
 PMP_MODEL = "pmp_sandbox_tiny"
 SHIPPED = (CHAT_MODEL, PMP_MODEL)
+EXAMPLE_PROMPT = "sandbox_hhh"
+"""Dialogues of a helpful and harmless assistant of the tiny world, for context distillation."""
 
 
 def tiny_model(name: str) -> Path:
@@ -25,3 +27,8 @@ def tiny_model(name: str) -> Path:
     if not (path / "config.json").is_file():
         raise NotFoundError(f"The package holds no model {name!r} at {path}; install prefloop anew.")
     return path
+
+
+def tiny_prompt() -> Path:
+    """The JSON file of `EXAMPLE_PROMPT`: a list of turns."""
+    return Path(str(resources.files("prefloop.sandbox"))) / f"{EXAMPLE_PROMPT}.json"

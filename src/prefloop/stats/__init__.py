@@ -1,5 +1,5 @@
 """Torch-free statistics: clustered intervals, ratings, agreement, reliability of raters, calibration, bias,
-duplicates, fits.
+duplicates, fits, the best of n samples.
 
 Responsible for numbers with their intervals (95%, clustered by conversation or worker). Knows nothing of the store,
 of models or of people: arrays and labels come in, `schema.Interval` and small frozen nouns go out. What cannot be
@@ -7,6 +7,7 @@ estimated raises a DataError whose sentence says what is missing.
 """
 
 from prefloop.stats.agreement import accuracy_ceiling, cohen_kappa, krippendorff_alpha, raw_agreement
+from prefloop.stats.best_of import best_of_kl_bound, best_of_values, top_k_kl
 from prefloop.stats.bias import LengthBias, length_bias, logit, logit_point, position_bias
 from prefloop.stats.calibration import AboveThreshold, Calibration, CalibrationBin, accuracy_above, calibration
 from prefloop.stats.concentration import gini, top_share
@@ -64,6 +65,8 @@ __all__ = [
     "accuracy_above",
     "accuracy_ceiling",
     "at_least_chances",
+    "best_of_kl_bound",
+    "best_of_values",
     "bootstrap_interval",
     "bradley_terry",
     "calibration",
@@ -101,7 +104,11 @@ __all__ = [
     "reliability",
     "run_chances",
     "score_chances",
+<<<<<<< HEAD
     "stop_place",
+=======
+    "top_k_kl",
+>>>>>>> ceb955c (Best of k as a snapshot and as a curve; policies set beside it)
     "top_share",
     "wilson",
     "win_rate",
