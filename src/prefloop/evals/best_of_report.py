@@ -10,9 +10,9 @@ from prefloop.report import Report, Tile, curve_plot, format_number
 __all__ = ["write_best_of_report"]
 
 KL_IS_A_BOUND = (
-    "log n - (n-1)/n bounds the KL to the sampled model from above and equals it only where no two replies have the same "
-    "score; a small model repeats itself, so its true KL is less. log(N/k), what keeping the k best of N costs, is the "
-    "paper's measure (4.3)."
+    "log n - (n-1)/n bounds the KL to the sampled model from above and equals it only where no two replies have the "
+    "same score; a small model repeats itself, so its true KL is less. log(N/k), what keeping the k best of N costs, "
+    "is the paper's measure (4.3)."
 )
 
 
