@@ -104,11 +104,8 @@ __all__ = [
     "reliability",
     "run_chances",
     "score_chances",
-<<<<<<< HEAD
     "stop_place",
-=======
     "top_k_kl",
->>>>>>> ceb955c (Best of k as a snapshot and as a curve; policies set beside it)
     "top_share",
     "wilson",
     "win_rate",
