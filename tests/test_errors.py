@@ -17,6 +17,7 @@ STANDARD = {
     "NotFoundError": LookupError,
     "UnavailableError": ConnectionError,
     "StateError": RuntimeError,
+    "FullError": RuntimeError,
     "GateError": RuntimeError,
     "TrainingError": ArithmeticError,
 }

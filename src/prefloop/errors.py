@@ -8,6 +8,7 @@
     │   ├── NotFoundError         LookupError: the named thing does not exist
     │   └── UnavailableError      ConnectionError: a server, port or database cannot be reached
     ├── StateError                RuntimeError: not allowed in the present state (HTTP 409)
+    │   └── FullError             RuntimeError: all places of a study are taken
     ├── GateError                 RuntimeError: a quality or evaluation gate said no (exit code 1)
     └── TrainingError             ArithmeticError: training cannot go on (a NaN loss, say)
 
@@ -18,6 +19,7 @@ inherits the standard error that it replaces, and takes the message as its only 
 __all__ = [
     "ConfigError",
     "DataError",
+    "FullError",
     "GateError",
     "ModelError",
     "NotFoundError",
@@ -59,6 +61,10 @@ class UnavailableError(UserError, ConnectionError):
 
 class StateError(PrefloopError, RuntimeError):
     """The request is well formed but not allowed in the present state (HTTP 409)."""
+
+
+class FullError(StateError):
+    """A study takes no further comparison: every place of its target is taken."""
 
 
 class GateError(PrefloopError, RuntimeError):

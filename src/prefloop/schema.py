@@ -18,6 +18,7 @@ from uuid6 import uuid7
 Role = Literal["system", "user", "assistant"]
 Side = Literal["a", "b"]
 FinishReason = Literal["stop", "length", "error"]
+Pacing = Literal["synchronised", "raw", "reveal_at_end"]
 
 GRADES = 8
 """A judgment is a grade from 1 (A is much better) to 8 (B is much better); 4 and 5 mean about the same."""
@@ -148,6 +149,8 @@ class Comparison(Noun):
     void_reason: str | None = None
     interface_version: str = ""
     instructions_version: str = ""
+    pacing: Pacing | None = Field(None, description="how the two answers were shown while they came in")
+    edit_of: str | None = Field(None, description="a worker's edit against its original: the response edited")
     created_at: datetime = Field(default_factory=now)
 
     def response(self, side: Side) -> Response:
@@ -175,8 +178,8 @@ class Judgment(Noun):
     id: str = Field(default_factory=new_id)
     comparison_id: str
     worker_id: str | None = None
-    question: str = Field(description="'more_helpful', 'more_harmful' or 'imported'")
-    grade: int | None = Field(None, ge=1, le=GRADES, description="in shown order; None for imports without strength")
+    question: str = Field(description="'more_helpful', 'more_harmful', 'edited' or 'imported'")
+    grade: int | None = Field(None, ge=1, le=GRADES, description="in shown order; imports and edits have none")
     clicked: Side
     preferred: Side
     reason_tags: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from prefloop.config import Config
-from prefloop.schema import Mode, SamplingSettings, Tranche
+from prefloop.schema import Mode, Pacing, SamplingSettings, Tranche
 
 ID = r"^[a-z0-9][a-z0-9_]{0,39}$"
 Text = Annotated[str, Field(max_length=40_000)]
@@ -79,6 +79,14 @@ class StudyPhases(Config):
     reasons: tuple[Tag, ...] = Field((), max_length=16, description="own reasons for a grade; empty: the mode's")
     faults: tuple[Tag, ...] = Field(
         (), max_length=16, description="own tags for passages; empty: wrong fact, unsafe, unclear ..."
+    )
+    pacing: Pacing = Field(
+        "synchronised",
+        description="'synchronised' shows both answers at the pace of the slower one, 'raw' each at its own, "
+        "'reveal_at_end' both at once; a turn with a best-of-k snapshot is always revealed at the end",
+    )
+    edits: bool = Field(
+        True, description="a worker may better the answer that a conversation goes on with: edited > original is kept"
     )
     completion_code: str = Field("", max_length=80, description="shown at the end, for the platform people came from")
     completion_url: str = Field("", max_length=400, description="https address that the end page leads back to")

@@ -305,8 +305,14 @@ async def test_closed_and_full_studies_begin_nothing(open_room: Callable[..., An
         study = a_study(room.store, target_comparisons=1)
         worker = await room.worker(study)
         conversation = await worker.begin()
-        await worker.judge(await worker.turn(conversation))
-        await worker.judge(await worker.turn(conversation, "Go on"))  # a conversation under way may be finished
+        comparison = await worker.turn(conversation)
+        judgment = (await worker.judge(comparison)).json()["judgment_id"]
+        further = await worker.post(f"/api/conversations/{conversation}/messages", {"text": "Go on"})
+        assert error_of(further) == (409, "study_full")
+        state = await worker.state()  # the questions at the end are still asked
+        assert (state["phase"], state["is_last"]) == ("complete", True)
+        assert "all the judgments" in state["closed"]
+        assert (await worker.judge(comparison, 7, revises=judgment)).status_code == 201
         refused = await worker.post("/api/conversations", {"study_id": study.id})
         assert error_of(refused) == (409, "study_closed")
         late = await room.worker(study)

@@ -274,6 +274,8 @@ def _judge(bench: Bench, studies: list[Study]) -> None:
         names = ", ".join(f"{study.name} ({missing[study.id]} to go)" for study in studies if study.id in missing)
         raise StateError(f"People have not judged enough yet: {names}; serve the page, then: prefloop round resume")
     if missing:
+        for study in studies:  # simulated workers of an interrupted try do not come back
+            bench.store.void_open(study.id, "abandoned: the simulated worker is gone")
         with served(bench.workspace) as url, tqdm(total=sum(missing.values()), desc="judgments", unit="") as bar:
             while missing:  # again where more second opinions were due than were planned for
                 asyncio.run(_simulate(bench, url, [s for s in studies if s.id in missing], missing, bar))

@@ -135,15 +135,15 @@ class _SimulatedWorker:
             if turn > 0 and not work.claim():
                 break
             context.append(Message(role="user", text=self.world.say(self.chance, request)))
-            started = await self._json("POST", f"{path}/messages", {"text": context[-1].text})
-            replies = await self._read(started["stream_url"])
+            started = await self._start(f"{path}/messages", {"text": context[-1].text})
+            replies = started and await self._read(started["stream_url"])
             for _ in range(_RETRIES):
-                if replies is not None:
+                if started is None or replies is not None:
                     break
                 work.voided += 1
-                started = await self._json("POST", f"{path}/retry")
-                replies = await self._read(started["stream_url"])
-            if replies is None:
+                started = await self._start(f"{path}/retry")
+                replies = started and await self._read(started["stream_url"])
+            if started is None or replies is None:
                 work.give_back()
                 break
             judged = await self._judge(started["comparison_id"], context, replies)
@@ -152,6 +152,14 @@ class _SimulatedWorker:
             request = self._next(request)
         await self._json("POST", f"{path}/end")
         return True
+
+    async def _start(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """A turn that begins; None where the last place of the study is taken."""
+        async with self.http.post(path, json=body or {}) as started:
+            if started.status == 409 and (await started.json())["error"]["code"] == "study_full":
+                return None
+            await self._expect(started)
+            return dict(await started.json())
 
     def _next(self, request: Request) -> Request:
         return self.speaker.next_request(request)

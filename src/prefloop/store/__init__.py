@@ -10,13 +10,16 @@ from prefloop.store.collecting import Collecting, ConversationStanding
 from prefloop.store.columns import Batch, Columns, ComparisonColumns, JudgmentColumns, ScoreColumns, TurnColumns
 from prefloop.store.comparisons import Comparisons
 from prefloop.store.conversations import Conversations
+from prefloop.store.edits import Edits
 from prefloop.store.imports import Imports
 from prefloop.store.judgments import Judgments
 from prefloop.store.monitoring import Latest, Monitoring, StudyCounts, WorkerCount
 from prefloop.store.people import People
 from prefloop.store.phases import Phases
+from prefloop.store.places import Places, PlacesLeft
 from prefloop.store.reading import Reading
 from prefloop.store.records import Records
+from prefloop.store.reports import Reports
 from prefloop.store.results import Results
 from prefloop.store.studies import Studies
 from prefloop.store.views import (
@@ -30,6 +33,8 @@ from prefloop.store.views import (
     JudgedComparison,
     StudyProgress,
     TaskAnswers,
+    TimeCredit,
+    WorkerReport,
 )
 
 __all__ = [
@@ -50,14 +55,17 @@ __all__ = [
     "JudgedComparison",
     "JudgmentColumns",
     "Latest",
+    "PlacesLeft",
     "Researcher",
     "ScoreColumns",
     "Store",
     "StudyCounts",
     "StudyProgress",
     "TaskAnswers",
+    "TimeCredit",
     "TurnColumns",
     "WorkerCount",
+    "WorkerReport",
 ]
 
 
@@ -68,7 +76,10 @@ class Store(
     Phases,
     Conversations,
     Comparisons,
+    Places,
     Judgments,
+    Edits,
+    Reports,
     Asking,
     Collecting,
     Reading,

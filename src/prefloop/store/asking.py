@@ -6,7 +6,7 @@ Knows nothing of pages; the rules of each part stand where the part does.
 from __future__ import annotations
 
 from prefloop.schema import Comparison, TreeMessage
-from prefloop.store.comparisons import add_comparison
+from prefloop.store.comparisons import PLACE_SECONDS, add_comparison
 from prefloop.store.conversations import add_message, end_conversation
 from prefloop.store.database import Database, Unit
 from prefloop.store.judgments import continue_with
@@ -17,7 +17,11 @@ class Asking(Database):
     """The part of the store that takes a conversation from one turn to the next."""
 
     def add_turn(
-        self, message: TreeMessage, comparison: Comparison, continuation: Continuation | None = None
+        self,
+        message: TreeMessage,
+        comparison: Comparison,
+        continuation: Continuation | None = None,
+        place_seconds: float = PLACE_SECONDS,
     ) -> TreeMessage | None:
         """A worker's message and the comparison of two answers to it; all of it or nothing.
 
@@ -30,7 +34,7 @@ class Asking(Database):
         def work(unit: Unit) -> TreeMessage | None:
             reply = None if continuation is None else continue_with(unit, continuation)
             add_message(unit, message if reply is None else message.model_copy(update={"parent_id": reply.id}))
-            add_comparison(unit, comparison)
+            add_comparison(unit, comparison, place_seconds)
             return reply
 
         return self._write(work)

@@ -130,11 +130,15 @@ class Columns(Database):
         study_id: str | None = None,
         batch: int = BATCH,
     ) -> Iterator[Batch]:
-        """All comparisons, whatever their state, in order of id (which is order of creation)."""
+        """All comparisons, whatever their state, in order of id (which is order of creation).
+
+        Edits are left out: nobody chose between two answers there.
+        """
         table = tables.comparison
         wanted = matching(
             mode=(table.c.mode, mode), tranche=(table.c.tranche, tranche), study_id=(table.c.study_id, study_id)
         )
+        wanted.append(table.c.edit_of.is_(None))
         with self._read() as connection:
             models = list(connection.scalars(select(tables.score.c.preference_model_id).distinct()))
         with ThreadPoolExecutor(1) as ahead:

@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, RowMapping, select, update
 
-from prefloop.errors import NotFoundError, StateError
+from prefloop.errors import FullError, NotFoundError, StateError
 from prefloop.schema import Comparison, ComparisonState, FinishReason, Response, ResponseState, now
-from prefloop.store import tables
+from prefloop.store import tables, turn_tables
 from prefloop.store.database import Database, Unit, checked_text
+from prefloop.store.places import leave_place, longest_held, take_place
 from prefloop.store.rows import comparison_row, load_comparisons, one_row, response_from, row_of
-from prefloop.store.views import Answer
+from prefloop.store.views import Answer, TimeCredit
 
+PLACE_SECONDS = 3600.0
+"""How long an open comparison keeps its place where others wait for one."""
+LONGEST_CREDIT_SECONDS = 600.0
+"""Most time that is credited for one void pair: a server that was down over night was not waited for."""
+ABANDONED = "abandoned: it waited too long for its judgment, and another worker needed the place"
 UNFINISHED = (ResponseState.PENDING.value, ResponseState.STREAMING.value)
 
 
 class Comparisons(Database):
     """The part of the store that keeps what was shown."""
 
-    def add_comparison(self, comparison: Comparison) -> Comparison:
+    def add_comparison(self, comparison: Comparison, place_seconds: float = PLACE_SECONDS) -> Comparison:
         """Keeps a new comparison together with its two responses.
 
+        Where its study is full, a pair that has waited for its judgment for `place_seconds` makes room and is void.
+
         Errors:
+            FullError: the study has all the comparisons of its target.
             NotFoundError: its conversation or context message does not exist.
             StateError: the conversation has ended, the context is not a user turn of it, or this turn of the
                 conversation has a comparison already that is not void.
         """
 
         def work(unit: Unit) -> Comparison:
-            add_comparison(unit, comparison)
+            add_comparison(unit, comparison, place_seconds)
             return comparison
 
         return self._write(work)
@@ -106,12 +115,15 @@ class Comparisons(Database):
                 unit, [id], state=ResponseState.ERROR.value, finish_reason="error", error=error, done_at=now()
             )
             unit.log("store", "response.failed", id, error=error)
-            _void(unit, comparison, f"a response failed: {error}")
+            _void(unit, comparison, f"a response failed: {error}", is_our_fault=True)
 
         self._write(work)
 
-    def void_comparison(self, id: str, reason: str) -> None:
-        """Takes an open comparison out of use; a void one keeps its first reason. StateError once it is judged."""
+    def void_comparison(self, id: str, reason: str, is_our_fault: bool = False) -> None:
+        """Takes an open comparison out of use; a void one keeps its first reason. StateError once it is judged.
+
+        Where it is our fault the worker's time is credited.
+        """
         checked_text(reason, "The reason")
 
         def work(unit: Unit) -> None:
@@ -119,7 +131,7 @@ class Comparisons(Database):
             if row["state"] == ComparisonState.JUDGED:
                 raise StateError(f"Comparison {id} is judged and cannot become void; revise the judgment instead.")
             if row["state"] == ComparisonState.OPEN:
-                _void(unit, row, reason)
+                _void(unit, row, reason, is_our_fault)
 
         self._write(work)
 
@@ -143,10 +155,30 @@ class Comparisons(Database):
                 .all()
             )
             for row in rows:
+                _void(unit, row, reason, is_our_fault=True)
+            return len(rows)
+
+        return self._write(work)
+
+    def void_open(self, study_id: str, reason: str) -> int:
+        """Voids every open comparison of a study whose workers will not come back; how many there were."""
+        table = tables.comparison
+
+        def work(unit: Unit) -> int:
+            opened = select(table).where(table.c.study_id == study_id, table.c.state == ComparisonState.OPEN)
+            rows = unit.connection.execute(opened.order_by(table.c.id).with_for_update()).mappings().all()
+            for row in rows:
                 _void(unit, row, reason)
             return len(rows)
 
         return self._write(work)
+
+    def time_credits(self, study_id: str) -> list[TimeCredit]:
+        """Time credited to workers of a study for pairs that broke, oldest first."""
+        table = turn_tables.time_credit
+        statement = select(table).where(table.c.study_id == study_id).order_by(table.c.comparison_id)
+        with self._read() as connection:
+            return [TimeCredit(**row) for row in connection.execute(statement).mappings()]
 
 
 def overlap_draw(comparison_id: str) -> float:
@@ -154,7 +186,7 @@ def overlap_draw(comparison_id: str) -> float:
     return int.from_bytes(hashlib.sha256(comparison_id.encode()).digest()[:6], "big") / 2**48
 
 
-def add_comparison(unit: Unit, comparison: Comparison) -> None:
+def add_comparison(unit: Unit, comparison: Comparison, place_seconds: float = PLACE_SECONDS) -> None:
     """`Comparisons.add_comparison` as a part of a larger unit."""
     connection = unit.connection
     conversation = one_row(connection, tables.conversation, comparison.conversation_id, "conversation", lock=True)
@@ -181,6 +213,8 @@ def add_comparison(unit: Unit, comparison: Comparison) -> None:
             "judge or void that one."
         )
     insert_comparison(unit, comparison)
+    if comparison.study_id is not None:
+        _take_place(unit, comparison.study_id, comparison.id, place_seconds)
     unit.log(
         comparison.worker_id or "store",
         "comparison.added",
@@ -197,6 +231,18 @@ def insert_comparison(unit: Unit, comparison: Comparison) -> None:
         checked_text(response.text, "A response")
     unit.insert(tables.response, row_of(comparison.response_a), row_of(comparison.response_b))
     unit.insert(tables.comparison, comparison_row(comparison, overlap_draw(comparison.id)))
+
+
+def _take_place(unit: Unit, study_id: str, comparison_id: str, place_seconds: float) -> None:
+    if take_place(unit, study_id, comparison_id):
+        return
+    stale = longest_held(unit.connection, study_id, now() - timedelta(seconds=place_seconds))
+    if stale is not None:
+        row = one_row(unit.connection, tables.comparison, stale, "comparison", lock=True)
+        if row["state"] == ComparisonState.OPEN:
+            _void(unit, row, ABANDONED)
+    if stale is None or not take_place(unit, study_id, comparison_id):
+        raise FullError(f"Study {study_id} has all the comparisons of its target; it takes no more.")
 
 
 def _finish(unit: Unit, answer: Answer) -> Response:
@@ -226,7 +272,7 @@ def _comparison_of(connection: Connection, response_id: str) -> RowMapping:
     return row
 
 
-def _void(unit: Unit, comparison: RowMapping, reason: str) -> None:
+def _void(unit: Unit, comparison: RowMapping, reason: str, is_our_fault: bool = False) -> None:
     sides = [comparison["response_a_id"], comparison["response_b_id"]]
     failed = tables.response.c.state == ResponseState.ERROR
     unit.connection.execute(
@@ -237,7 +283,23 @@ def _void(unit: Unit, comparison: RowMapping, reason: str) -> None:
         .where(tables.comparison.c.id == comparison["id"])
         .values(state=ComparisonState.VOID.value, void_reason=reason)
     )
+    leave_place(unit.connection, comparison["id"])
+    if is_our_fault and comparison["worker_id"] is not None:
+        _credit(unit, comparison, reason)
     unit.log("store", "comparison.void", comparison["id"], reason=reason)
+
+
+def _credit(unit: Unit, comparison: RowMapping, reason: str) -> None:
+    at = now()
+    credit = TimeCredit(
+        comparison_id=comparison["id"],
+        worker_id=comparison["worker_id"],
+        study_id=comparison["study_id"],
+        seconds=min((at - comparison["created_at"]).total_seconds(), LONGEST_CREDIT_SECONDS),
+        reason=reason,
+        credited_at=at,
+    )
+    unit.insert(turn_tables.time_credit, row_of(credit))
 
 
 def _update_responses(unit: Unit, ids: Iterable[str], **values: object) -> None:

@@ -28,13 +28,17 @@ JUDGES_WITH_OVERLAP = 2
 class Judgments(Database):
     """The part of the store that keeps what people answered."""
 
-    def add_judgment(self, judgment: Judgment) -> Judgment:
+    def add_judgment(self, judgment: Judgment, needs_lease: bool = False) -> Judgment:
         """Keeps a judgment. Returned means committed.
+
+        Args:
+            needs_lease: a second opinion, taken only from the worker for whom the comparison is kept: leases are
+                unique in the database, so no comparison gets one judgment too many.
 
         Errors:
             NotFoundError: no such comparison or worker.
             StateError: the comparison is void, a response is not done, the worker has judged it already (then
-                `revises` must name that judgment), or `revises` names another one.
+                `revises` must name that judgment), `revises` names another one, or the lease that it needs is gone.
         """
         for tag in judgment.reason_tags:
             checked_text(tag, "A reason tag")
@@ -47,6 +51,8 @@ class Judgments(Database):
                 one_row(connection, tables.worker, judgment.worker_id, "worker")
             _refuse_unless_complete(connection, comparison)
             _refuse_a_second(connection, judgment)
+            if needs_lease and judgment.revises is None:
+                _refuse_without_lease(connection, judgment)
             unit.insert(tables.judgment, row_of(judgment))
             if comparison["state"] == ComparisonState.OPEN:
                 unit.connection.execute(
@@ -217,6 +223,19 @@ def _refuse_a_second(connection: Connection, judgment: Judgment) -> None:
     raise StateError(
         f"This worker has judged comparison {judgment.comparison_id} already; to correct it, revise judgment {latest}."
     )
+
+
+def _refuse_without_lease(connection: Connection, judgment: Judgment) -> None:
+    """A lease that has expired is good as long as nobody else has taken it: the work is done."""
+    lease = tables.lease
+    held = select(lease.c.worker_id).where(
+        lease.c.comparison_id == judgment.comparison_id, lease.c.worker_id == judgment.worker_id
+    )
+    if connection.scalar(held) is None:
+        raise StateError(
+            f"Comparison {judgment.comparison_id} is not kept for this worker (any more) and takes no second judgment "
+            "from it; ask for the next one."
+        )
 
 
 def _next_for_overlap(connection: Connection, study_id: str, worker_id: str, overlap: float) -> RowMapping | None:

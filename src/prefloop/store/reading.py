@@ -117,13 +117,13 @@ class Reading(Database):
         ]
 
     def progress(self, study_id: str) -> StudyProgress:
-        """How far a study has come."""
+        """How far a study has come; edits of answers count for nothing here."""
         comparison, judgment, conversation = tables.comparison, tables.judgment, tables.conversation
         with self._read() as connection:
             one_row(connection, tables.study, study_id, "study")
             states = connection.execute(
                 select(comparison.c.state, func.count())
-                .where(comparison.c.study_id == study_id)
+                .where(comparison.c.study_id == study_id, comparison.c.edit_of.is_(None))
                 .group_by(comparison.c.state)
             )
             counts = {ComparisonState(state): count for state, count in states}
@@ -133,7 +133,7 @@ class Reading(Database):
                     func.count(judgment.c.worker_id.distinct()),
                 )
                 .join(comparison, comparison.c.id == judgment.c.comparison_id)
-                .where(comparison.c.study_id == study_id)
+                .where(comparison.c.study_id == study_id, comparison.c.edit_of.is_(None))
             ).one()
             conversations = connection.scalar(
                 select(func.count()).select_from(conversation).where(conversation.c.study_id == study_id)

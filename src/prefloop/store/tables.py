@@ -219,7 +219,7 @@ message = Table(
     ),
 )
 
-_LIVE = text("import_digest IS NULL AND state <> 'void'")
+_LIVE = text("import_digest IS NULL AND edit_of IS NULL AND state <> 'void'")
 
 
 class ComparisonColumns(TypedColumns):
@@ -237,6 +237,8 @@ class ComparisonColumns(TypedColumns):
     void_reason: Named[str | None] = Column(Text)
     interface_version: Named[str] = Column(Text)
     instructions_version: Named[str] = Column(Text)
+    pacing: Named[str | None] = Column(Text)
+    edit_of: Named[str | None] = Column(Text)
     created_at = Column(UtcTime, nullable=False)
     overlap_draw = Column(Float, nullable=False)
     import_digest: Named[str | None] = Column(Text, unique=True)
@@ -252,6 +254,7 @@ comparison = Table(
     CheckConstraint("turn >= 1", name="turn"),
     CheckConstraint("response_a_id <> response_b_id", name="two_responses"),
     Index("ix_comparison_study_id_state", "study_id", "state"),
+    Index("uq_comparison_edit_of", "edit_of", unique=True),  # an answer is edited once
     Index(
         "uq_comparison_live",
         "conversation_id",

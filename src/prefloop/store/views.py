@@ -77,6 +77,29 @@ class TaskAnswers(Noun):
     answered_at: datetime = Field(default_factory=now)
 
 
+class TimeCredit(Noun):
+    """Time that a worker lost to a fault of ours: from when a pair was asked for until it was void."""
+
+    comparison_id: str
+    worker_id: str
+    study_id: str | None
+    seconds: float
+    reason: str
+    credited_at: datetime
+
+
+class WorkerReport(Noun):
+    """What a worker wants the researchers to know, about a comparison or (without one) about the study."""
+
+    id: str = Field(default_factory=new_id)
+    worker_id: str
+    study_id: str
+    comparison_id: str | None = None
+    kind: Literal["harmful", "personal", "broken", "other"]
+    text: str = ""
+    reported_at: datetime = Field(default_factory=now)
+
+
 class ConversationRecord(Noun):
     """A conversation with what the store knows beside: its end, the digest of its opening where imported, answers."""
 

@@ -47,7 +47,7 @@ def create_app(
     Args:
         settings: the workspace's; kept at `app.state.settings`.
         responder: answers under the names of the store's snapshots.
-        page: time limits and pacing.
+        page: time limits.
         quality_report: an HTML file that researchers may read, once it exists.
 
     At its start the app voids what an earlier process left unfinished.

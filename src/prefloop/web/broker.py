@@ -16,13 +16,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from prefloop.schema import Side
+from prefloop.schema import Pacing, Side
 from prefloop.web.markdown import render_markdown
 
 SIDES: tuple[Side, Side] = ("a", "b")
-Pacing = Literal["synchronised", "raw", "reveal_at_end"]
 _UNHURRIED_STREAMS = 16
 HEARTBEAT = b": still here\n\n"
 

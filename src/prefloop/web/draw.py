@@ -1,12 +1,12 @@
-"""Which snapshots answer a turn, on which side, with which settings and seeds. Knows nothing of the store."""
+"""Which snapshots answer a turn, on which side, with which settings, seeds and pacing. Knows nothing of the store."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prefloop.errors import StateError
-from prefloop.schema import Response, SamplingSettings, Snapshot, Study
+from prefloop.schema import Pacing, Response, SamplingSettings, Snapshot, Study
 
 
 def draw_pair(study: Study, snapshots: Mapping[str, Snapshot], chance: random.Random) -> tuple[Snapshot, Snapshot]:
@@ -39,3 +39,9 @@ def pending_response(study: Study, snapshot: Snapshot, chance: random.Random) ->
     """A response yet to be written. A study that sets sampling overrides the snapshot's own."""
     sampling = snapshot.sampling if study.sampling == SamplingSettings() else study.sampling
     return Response(snapshot_id=snapshot.id, sampling=sampling, seed=chance.getrandbits(31))
+
+
+def pacing_of(wanted: Pacing, drawn: Iterable[Snapshot]) -> Pacing:
+    """The study's pacing; a best-of-k answer comes whole, so with one on either side both are revealed at the end
+    (paper B.5)."""
+    return "reveal_at_end" if any(snapshot.best_of_k > 1 for snapshot in drawn) else wanted

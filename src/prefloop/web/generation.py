@@ -53,11 +53,9 @@ class Generation:
         self._broker, self._page = broker, page
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def open(self, comparison: Comparison, snapshots: Mapping[Side, Snapshot]) -> TurnStream:
+    def open(self, comparison: Comparison) -> TurnStream:
         """The stream of a comparison, before it is stored: whoever finds the row finds its stream."""
-        picks_best = any(snapshot.best_of_k > 1 for snapshot in snapshots.values())
-        pacing = "reveal_at_end" if picks_best else self._page.pacing
-        return self._broker.open(comparison.id, pacing, comparison.worker_id)
+        return self._broker.open(comparison.id, comparison.pacing or "synchronised", comparison.worker_id)
 
     def start(
         self,
@@ -115,7 +113,8 @@ class Generation:
         except* Exception as errors:  # the border of a web request: recorded, and the page goes on
             _log.error("comparison %s failed", comparison.id, exc_info=errors)
             with contextlib.suppress(PrefloopError):
-                await self._threads.run(self._store.void_comparison, comparison.id, f"server: {errors.exceptions[0]!r}")
+                reason = f"server: {errors.exceptions[0]!r}"
+                await self._threads.run(self._store.void_comparison, comparison.id, reason, is_our_fault=True)
             stream.void("failed", VOID_MESSAGES["failed"])
 
     async def _answer(

@@ -1,8 +1,6 @@
-"""Settings of the page: its time limits and pacing. Knows nothing of studies, which bring their own settings."""
+"""Settings of the page: its time limits. Knows nothing of studies, which bring their own settings."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from pydantic import Field
 
@@ -18,14 +16,12 @@ class PageSettings(Config):
     answer_timeout_seconds: float = Field(180.0, gt=0.0, description="longest time for one whole answer")
     undo_seconds: float = Field(120.0, ge=0.0, description="how long a judgment may be changed")
     lease_seconds: float = Field(900.0, gt=0.0, description="how long a second opinion is kept for one worker")
+    place_seconds: float = Field(
+        3600.0, gt=0.0, description="how long an open pair keeps its place in a study that is full otherwise"
+    )
     session_days: float = Field(30.0, gt=0.0, description="how long a worker's browser stays signed in")
     researcher_session_hours: float = Field(12.0, gt=0.0, description="how long a researcher stays signed in")
     setup_link_hours: float = Field(72.0, gt=0.0, description="how long a link that sets up an account is good")
     cache_seconds: float = Field(2.0, ge=0.0, description="how long a session, study or snapshot is not read again")
     max_message_chars: int = Field(8000, ge=1, description="longest message that a worker may send")
-    pacing: Literal["synchronised", "raw", "reveal_at_end"] = Field(
-        "synchronised",
-        description="'synchronised' shows both answers at the pace of the slower one, 'raw' each at its own, "
-        "'reveal_at_end' both at once; a turn with a best-of-k snapshot is always revealed at the end",
-    )
     seed: int | None = Field(None, description="seeds the draws of snapshots, sides and answers; empty uses the system")

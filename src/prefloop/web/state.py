@@ -13,8 +13,8 @@ from prefloop.web.judging import continued_side
 from prefloop.web.markdown import render_markdown
 from prefloop.web.phases import Shown
 from prefloop.web.services import Services
+from prefloop.web.standing import Standing, goes_on_with_edits, stopped_message, void_message
 from prefloop.web.texts import TASKS_DONE
-from prefloop.web.turns import Standing, stopped_message, void_message
 
 
 async def worker_state(shared: Services, worker: Worker, study: Study) -> dict[str, Any]:
@@ -23,9 +23,9 @@ async def worker_state(shared: Services, worker: Worker, study: Study) -> dict[s
     standing = await shared.turns.standing(worker, study)
     closed = await shared.turns.closed_because(study)
     stopped = stopped_message(study)
-    if stopped is not None and standing is not None and standing.phase in ("write", "void"):
-        messages = messages_shown(standing.messages)
-        return {"phase": "closed", "message": stopped, "messages": messages, **await _end(shared, worker, shown)}
+    if standing is not None and (standing.phase == "full" or (stopped and standing.phase in ("write", "void"))):
+        messages, message = messages_shown(standing.messages), stopped or closed
+        return {"phase": "closed", "message": message, "messages": messages, **await _end(shared, worker, shown)}
     if standing is None:
         return await _between(shared, worker, shown, closed)
     return await _under_way(shared, worker, shown, standing, closed)
@@ -33,7 +33,12 @@ async def worker_state(shared: Services, worker: Worker, study: Study) -> dict[s
 
 async def is_over(shared: Services, worker: Worker, study: Study) -> bool:
     """True where no further conversation can begin for this worker, once the one under way is complete."""
-    if await shared.turns.closed_because(study) is not None:
+    return await shared.turns.closed_because(study) is not None or await is_done(shared, worker, study)
+
+
+async def is_done(shared: Services, worker: Worker, study: Study) -> bool:
+    """True where the worker has all their tasks, or will have them with the one under way, or nobody may go on."""
+    if stopped_message(study) is not None:
         return True
     limit = (await shared.phases.shown(study)).phases.tasks_per_worker
     if limit is None:
@@ -95,7 +100,7 @@ async def _under_way(
     elif standing.phase == "void":
         state["message"] = void_message(last)
     elif last is not None:
-        await _add_provisional(shared, study, last, state)
+        await _add_provisional(shared, shown, standing, last, state)
     if standing.phase == "complete":
         kept = (await shared.phases.answers(standing.conversation)).get("closing")
         state["questions"] = [question.model_dump(mode="json") for question in shown.questions]
@@ -106,12 +111,20 @@ async def _under_way(
     return state
 
 
-async def _add_provisional(shared: Services, study: Study, last: Comparison, state: dict[str, Any]) -> None:
+async def _add_provisional(
+    shared: Services, shown: Shown, standing: Standing, last: Comparison, state: dict[str, Any]
+) -> None:
     """A pair that is judged and not yet gone on with: its reply may still change with the judgment."""
+    study = shown.study
     judgment = await shared.turns.own_judgment(last)
-    reply = last.response(continued_side(study, last, judgment))
-    provisional = TreeMessage(conversation_id=last.conversation_id, role="assistant", text=reply.text)
-    state["messages"].append({**messages_shown([provisional])[0], "provisional": True})
+    side = continued_side(study, last, judgment)
+    edit = standing.edit(last.response(side))
+    reply = last.response(side).text
+    if edit is not None and goes_on_with_edits(study):
+        reply = await shared.turns.edited_text(edit)
+    provisional = TreeMessage(conversation_id=last.conversation_id, role="assistant", text=reply)
+    message = {**messages_shown([provisional])[0], "provisional": True, "is_edited": edit is not None}
+    state["messages"].append(message)
     state["judged"] = {
         "comparison_id": last.id,
         "stream_url": stream_url(last),
@@ -123,6 +136,7 @@ async def _add_provisional(shared: Services, study: Study, last: Comparison, sta
         "checked_source": judgment.checked_source,
         "go_on_with": judgment.go_on_with,
         "undo_seconds": shared.turns.undo_seconds(judgment),
+        "editable": side if shown.phases.edits and edit is None else None,
     }
 
 

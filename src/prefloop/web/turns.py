@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from prefloop.errors import DataError, NotFoundError, PrefloopError
+from prefloop.errors import DataError, FullError, NotFoundError, PrefloopError
 from prefloop.schema import (
     Comparison,
     ComparisonState,
@@ -26,57 +26,17 @@ from prefloop.schema import (
     Worker,
     now,
 )
-from prefloop.store import Continuation, ConversationStanding, Store
+from prefloop.store import Continuation, PlacesLeft, Store, WorkerReport
 from prefloop.web.broker import TurnStream, Void, finished_stream
-from prefloop.web.draw import draw_pair, pending_response
+from prefloop.web.draw import draw_pair, pacing_of, pending_response
 from prefloop.web.generation import Generation, storable
-from prefloop.web.judging import INTERFACE_VERSION, Decision, continued_side, judgment_of
+from prefloop.web.judging import INTERFACE_VERSION, Decision, InputDevice, continued_side, judgment_of
 from prefloop.web.phases import Phases
 from prefloop.web.problems import Problem
 from prefloop.web.settings import PageSettings
+from prefloop.web.standing import Standing, goes_on_with_edits, stopped_message, void_message
 from prefloop.web.store_threads import StoreThreads
-from prefloop.web.texts import TASKS_DONE, VOID_MESSAGES
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a conversation stands in its study."""
-
-    study: Study
-    facts: ConversationStanding
-
-    @property
-    def conversation(self) -> Conversation:
-        return self.facts.conversation
-
-    @property
-    def messages(self) -> tuple[TreeMessage, ...]:
-        """From the root on."""
-        return self.facts.messages
-
-    @property
-    def last(self) -> Comparison | None:
-        """The newest pair, if it belongs to the newest message."""
-        if self.facts.comparisons and self.messages[-1].role == "user":
-            newest = self.facts.comparisons[-1]
-            return newest if newest.context_message_id == self.messages[-1].id else None
-        return None
-
-    @property
-    def judged(self) -> int:
-        """How many turns are judged."""
-        return sum(comparison.state is ComparisonState.JUDGED for comparison in self.facts.comparisons)
-
-    @property
-    def phase(self) -> Literal["write", "answers", "void", "complete"]:
-        """What the worker can do now. A message whose pair was never made counts as one whose pair is void."""
-        if self.judged >= self.study.turns_per_conversation:
-            return "complete"
-        if not self.messages or self.messages[-1].role == "assistant":
-            return "write"
-        if self.last is None or self.last.state is ComparisonState.VOID:
-            return "void"
-        return "answers" if self.last.state is ComparisonState.OPEN else "write"
+from prefloop.web.texts import PLACES_TAKEN, STUDY_FULL, TASKS_DONE
 
 
 @dataclass(frozen=True)
@@ -114,21 +74,28 @@ class Turns:
         """Why no new conversation can begin, in a sentence; None while it can."""
         if (reason := stopped_message(study)) is not None:
             return reason
-        if study.target_comparisons is not None:
-            progress = await self._recall(self._store.progress, study.id)
-            if progress.comparisons.get(ComparisonState.JUDGED, 0) >= study.target_comparisons:
-                return "This study has all the judgments it needs. Thank you for your help."
-        return None
+        left = await self._places_left(study)
+        if left is None or left.free > 0:
+            return None
+        return STUDY_FULL if left.held == 0 else PLACES_TAKEN
 
     async def standing(self, worker: Worker, study: Study) -> Standing | None:
         """Where the worker's open conversation stands; None without one."""
         conversation = await self._run(self._store.open_conversation, worker.id, study.id)
-        return None if conversation is None else await self._standing(conversation.id, study)
+        if conversation is None:
+            return None
+        left = await self._places_left(study)
+        facts = await self._run(self._store.standing, conversation.id)
+        return Standing(study, facts, is_full=left is not None and left.free == 0)
 
     async def own_judgment(self, comparison: Comparison) -> Judgment:
         """The latest judgment by the worker whose conversation it is."""
         judgments = await self._run(self._store.judgments, comparison.id)
         return [judgment for judgment in judgments if judgment.worker_id == comparison.worker_id][-1]
+
+    async def edited_text(self, edit: Comparison) -> str:
+        """What the worker wrote in an answer's place."""
+        return edit.response((await self.own_judgment(edit)).preferred).text
 
     def undo_seconds(self, judgment: Judgment) -> float:
         """For how much longer it may be changed."""
@@ -138,7 +105,8 @@ class Turns:
         """The stream of a pair that nobody is writing any more, from what the store holds."""
         responses = (comparison.response_a, comparison.response_b)
         if comparison.state is ComparisonState.OPEN and any(response.state != "done" for response in responses):
-            await self._run(self._store.void_comparison, comparison.id, "restarted: the answers were lost")
+            reason = "restarted: the answers were lost"
+            await self._run(self._store.void_comparison, comparison.id, reason, is_our_fault=True)
             comparison = await self._run(self._store.comparison, comparison.id)
         if comparison.state is ComparisonState.VOID:
             return finished_stream(None, Void("void", void_message(comparison)))
@@ -159,7 +127,7 @@ class Turns:
         standing = await self.standing(worker, study)
         shown = await self._phases.shown(study)
         await self._phases.refuse_without_consent(worker, shown)
-        if standing is not None and standing.phase != "complete":
+        if standing is not None and standing.phase not in ("complete", "full"):
             return standing.conversation
         reason = await self.closed_because(study)
         if reason is not None:
@@ -211,7 +179,7 @@ class Turns:
         )
 
         async def store(comparison: Comparison) -> tuple[TreeMessage, ...]:
-            reply = await self._run(self._store.add_turn, message, comparison, continuation)
+            reply = await self._run(self._store.add_turn, message, comparison, continuation, self._page.place_seconds)
             return (*standing.messages, reply, message) if reply else (*standing.messages, message)
 
         return await self._ask(standing, message, store)
@@ -224,7 +192,7 @@ class Turns:
         _refuse_while_stopped(standing.study)
 
         async def store(comparison: Comparison) -> tuple[TreeMessage, ...]:
-            await self._run(self._store.add_comparison, comparison)
+            await self._run(self._store.add_comparison, comparison, self._page.place_seconds)
             return standing.messages
 
         return await self._ask(standing, standing.messages[-1], store)
@@ -244,13 +212,50 @@ class Turns:
         study = await self.study(str(comparison.study_id))
         shown = await self._phases.shown(study)
         judgment = judgment_of(worker, study, comparison, decision, shown.reasons, shown.faults)
+        if comparison.edit_of is not None:
+            raise Problem(409, "an_edit", "An edited answer is not judged; go on with the conversation.")
         if decision.revises is not None:
             await self._check_revision(worker, comparison, decision.revises)
-        await self._run(self._store.add_judgment, judgment)
-        if comparison.worker_id != worker.id:
+        is_review = comparison.worker_id != worker.id
+        await self._run(self._store.add_judgment, judgment, needs_lease=is_review)
+        if is_review:
             return Judged(judgment, None, "next")
         is_last = comparison.turn >= study.turns_per_conversation
         return Judged(judgment, continued_side(study, comparison, judgment), "complete" if is_last else "message")
+
+    async def edit(self, worker: Worker, comparison_id: str, side: Side, text: str, device: InputDevice) -> Comparison:
+        """Keeps a better answer than the one on `side`, written by the worker, until the conversation goes on."""
+        text = storable(text).strip()
+        if len(text) > self._page.max_message_chars:
+            raise DataError(f"The answer has {len(text)} characters and may have {self._page.max_message_chars}.")
+        comparison = await self.comparison(worker, comparison_id)
+        study = await self.study(str(comparison.study_id))
+        shown = await self._phases.shown(study)
+        if not shown.phases.edits:
+            raise Problem(409, "no_edits", "This study keeps the answers as they are; go on with the conversation.")
+        last = (await self._standing(comparison.conversation_id, study)).last
+        if last is None or last.id != comparison.id:
+            raise Problem(409, "too_late", "The conversation has gone on; that answer stays as it is.")
+        return await self._run(
+            self._store.add_edit,
+            comparison.id,
+            side,
+            text,
+            worker.id,
+            interface_version=INTERFACE_VERSION,
+            instructions_version=comparison.instructions_version,
+            input_device=device,
+        )
+
+    async def report(self, worker: Worker, study_id: str, comparison_id: str | None, kind: Any, text: str) -> None:
+        """Keeps what the worker wants the researchers to know."""
+        study = await self.joined(worker, study_id)
+        if comparison_id is not None:
+            await self.comparison(worker, comparison_id)
+        report = WorkerReport(
+            worker_id=worker.id, study_id=study.id, comparison_id=comparison_id, kind=kind, text=storable(text).strip()
+        )
+        await self._run(self._store.add_report, report)
 
     async def skip(self, worker: Worker, comparison_id: str) -> None:
         """Passes on a pair: an own one becomes void, a second opinion goes back to the pool."""
@@ -275,6 +280,11 @@ class Turns:
 
     # ---- inside ----
 
+    async def _places_left(self, study: Study) -> PlacesLeft | None:
+        if study.target_comparisons is None:
+            return None
+        return await self._recall(self._store.places_left, study.id, self._page.place_seconds)
+
     async def _standing(self, conversation_id: str, study: Study) -> Standing:
         return Standing(study, await self._run(self._store.standing, conversation_id))
 
@@ -293,7 +303,10 @@ class Turns:
         if last is None or last.state is not ComparisonState.JUDGED:
             return None
         side = continued_side(standing.study, last, await self.own_judgment(last))
-        return Continuation(comparison_id=last.id, side=side)
+        edit = standing.edit(last.response(side))
+        if edit is None or not goes_on_with_edits(standing.study):
+            return Continuation(comparison_id=last.id, side=side)
+        return Continuation(comparison_id=edit.id, side=(await self.own_judgment(edit)).preferred)
 
     async def _close(self, standing: Standing, reason: str) -> None:
         continuation = await self._continuation(standing)
@@ -311,6 +324,7 @@ class Turns:
         for share in study.snapshots:
             snapshots[share.snapshot_id] = await self._recall(self._store.snapshot, share.snapshot_id)
         first, second = draw_pair(study, snapshots, self._chance)
+        shown = await self._phases.shown(study)
         comparison = Comparison(
             conversation_id=standing.conversation.id,
             context_message_id=message.id,
@@ -322,14 +336,17 @@ class Turns:
             study_id=study.id,
             worker_id=standing.conversation.worker_id,
             interface_version=INTERFACE_VERSION,
-            instructions_version=(await self._phases.shown(study)).instructions_version,
+            instructions_version=shown.instructions_version,
+            pacing=pacing_of(shown.phases.pacing, (first, second)),
         )
         drawn: dict[Side, Snapshot] = {"a": first, "b": second}
-        stream = self._generation.open(comparison, drawn)
+        stream = self._generation.open(comparison)
         try:
             context = await store(comparison)
-        except PrefloopError:
+        except PrefloopError as error:
             self._generation.discard(comparison.id)
+            if isinstance(error, FullError):
+                raise Problem(409, "study_full", STUDY_FULL) from None
             raise
         messages = tuple(Message(role=turn.role, text=turn.text) for turn in context)
         self._generation.start(stream, comparison, messages, drawn)
@@ -360,21 +377,6 @@ _REFUSALS = {
     "void": ("void_pair", "The last pair does not count; get new answers or end the conversation."),
     "complete": ("conversation_complete", "This conversation has all its turns; begin the next one."),
 }
-
-
-def void_message(comparison: Comparison | None) -> str:
-    """What the worker is told about a void pair (None: it was never made); the stored reason is for the researcher."""
-    if comparison is None:
-        return VOID_MESSAGES["restarted"]
-    reason = (comparison.void_reason or "").removeprefix("a response failed: ").split(":")[0]
-    return VOID_MESSAGES.get(reason, VOID_MESSAGES["failed"])
-
-
-def stopped_message(study: Study) -> str | None:
-    """Why nobody may go on at all, not even in a conversation under way; None while the study is open."""
-    return (
-        None if study.state == "open" else f"This study is {study.state} at the moment. Thank you for your help so far."
-    )
 
 
 def _refuse_while_stopped(study: Study) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
@@ -15,7 +15,7 @@ from prefloop.web.generation import storable
 from prefloop.web.judging import Decision, InputDevice, Passage
 from prefloop.web.problems import Problem
 from prefloop.web.services import Shared, SignedInWorker
-from prefloop.web.state import is_over, messages_shown, pair_shown, stream_url, worker_state
+from prefloop.web.state import is_done, messages_shown, pair_shown, stream_url, worker_state
 
 router = APIRouter(prefix="/api", tags=["worker"])
 MAX_REASON_TAGS = 16
@@ -42,6 +42,22 @@ class AnswersBody(_Body):
     """Closing questions: a number from 1 on, or words, by the question's id; those left open are left out."""
 
     answers: dict[str, int | str] = Field(max_length=32)
+
+
+class EditBody(_Body):
+    """A better answer than the one on `side`, in the worker's words."""
+
+    side: Side
+    text: str
+    input_device: InputDevice = "api"
+
+
+class ReportBody(_Body):
+    """What is the matter; `comparison_id` where it is about a pair."""
+
+    kind: Literal["harmful", "personal", "broken", "other"]
+    text: str = Field("", max_length=4000)
+    comparison_id: str | None = None
 
 
 class PassageBody(_Body):
@@ -90,11 +106,11 @@ async def finish(study_id: str, worker: SignedInWorker, shared: Shared) -> dict[
 async def next_task(study_id: str, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
     """What to do between conversations: a second opinion on somebody else's pair (leased), a conversation, the end."""
     study = await shared.turns.joined(worker, study_id)
-    if await is_over(shared, worker, study):
+    if await is_done(shared, worker, study):
         return {"kind": "end"}
     comparison = await shared.turns.second_opinion(worker, study)
-    if comparison is None:
-        return {"kind": "conversation"}
+    if comparison is None:  # a study that is full may still want second opinions, but no conversation
+        return {"kind": "end" if await shared.turns.closed_because(study) else "conversation"}
     context = await shared.turns.context(comparison)
     pair = pair_shown(comparison)
     return {
@@ -224,6 +240,20 @@ async def judge(comparison_id: str, body: JudgmentBody, worker: SignedInWorker, 
         "next": judged.next,
         "undo_seconds": shared.page.undo_seconds,
     }
+
+
+@router.post("/comparisons/{comparison_id}/edit", status_code=201)
+async def edit(comparison_id: str, body: EditBody, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
+    """Betters an answer of a judged pair, once, until the conversation goes on; edited > original is a comparison."""
+    kept = await shared.turns.edit(worker, comparison_id, body.side, body.text, body.input_device)
+    return {"comparison_id": kept.id, "edit_of": comparison_id}
+
+
+@router.post("/studies/{study_id}/reports", status_code=201)
+async def report(study_id: str, body: ReportBody, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
+    """Tells the researchers that something is the matter; nothing else changes."""
+    await shared.turns.report(worker, study_id, body.comparison_id, body.kind, body.text)
+    return {"study_id": study_id}
 
 
 @router.post("/comparisons/{comparison_id}/skip")

@@ -1,6 +1,7 @@
 // The worker's page. The server owns the facts: after every action the page asks for the state and shows it.
 
 import { get, post } from "./api.js";
+import * as beside from "./beside.js";
 import * as closing from "./closing.js";
 import { singleKeys, store, stored } from "./keys.js";
 import * as marks from "./marks.js";
@@ -84,12 +85,12 @@ function showEnd({ phase, message, completion }, focus) {
 
 function showTranscript(messages) {
   $("transcript").replaceChildren(
-    ...messages.map(({ role, text, html }) => {
+    ...messages.map(({ role, text, html, is_edited }) => {
       const item = document.createElement("li");
       item.className = `turn ${role}`;
       const from = document.createElement("span");
       from.className = "from";
-      from.textContent = texts.roles[role];
+      from.textContent = is_edited ? `${texts.roles[role]} · ${texts.edited_by_you}` : texts.roles[role];
       const body = document.createElement("div");
       body.dir = "auto";
       if (role === "assistant") {
@@ -106,6 +107,7 @@ function showTranscript(messages) {
 
 function offerUndo() {
   clearTimeout(undoTimer);
+  beside.offerEdit(state);
   const seconds = state.judged?.undo_seconds ?? 0;
   const isOffered = seconds > 0;
   $("undo").hidden = !isOffered;
@@ -286,6 +288,21 @@ async function goOn() {
   else await refresh();
 }
 
+const save = (text) =>
+  act(async () => {
+    const { comparison_id, editable } = state.judged;
+    await post(`/api/comparisons/${comparison_id}/edit`, { side: editable, text, input_device: device });
+    say(texts.edited);
+    await refresh();
+  });
+
+const report = (kind, text) =>
+  act(async () => {
+    const comparison_id = state?.comparison?.id ?? state?.judged?.comparison_id ?? null;
+    await post(`/api/studies/${studyId}/reports`, { kind, text, comparison_id });
+    say(texts.reported);
+  });
+
 const send = () =>
   act(async () => {
     const text = $("message").value;
@@ -426,6 +443,7 @@ $("show-instructions").addEventListener("click", () => $("instructions").showMod
 $("show-keys").addEventListener("click", () => $("keys").showModal());
 $("when-complete").checked = stored("prefloop.when-complete", "off") === "on";
 $("when-complete").addEventListener("change", (event) => store("prefloop.when-complete", event.target.checked ? "on" : "off"));
+beside.wire({ save, report });
 singleKeys($("keys-on"), {
   ...Object.fromEntries(["1", "2", "3", "4", "5", "6", "7", "8"].map((key) => [key, (k) => choose(k, "keyboard")])),
   "?": () => $("keys").showModal(),
