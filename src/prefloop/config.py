@@ -36,6 +36,7 @@ QualitySubject = Literal[
     "repeated",
     "identical",
     "pace",
+    "leaks",
 ]
 """What a finding of the quality report is about."""
 
@@ -125,6 +126,10 @@ class QualitySettings(Config):
     least_difference: float = Field(
         0.1, ge=0.0, le=1.0, description="a worker's share must differ by so much as well to be flagged"
     )
+    held_out_share: float = Field(
+        0.05, gt=0.0, lt=1.0, description="of conversations that runs hold out; the report looks for leaks into them"
+    )
+    most_leaks: float = Field(0.05, ge=0.0, le=1.0, description="share of held-out openings that training nearly has")
     gate: tuple[QualitySubject, ...] = Field(
         (), description="warnings on these make `prefloop quality` end with exit code 1; empty: none does"
     )

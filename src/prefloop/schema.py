@@ -6,6 +6,7 @@ new row, never a changed one. Times are UTC, ids are uuid7 text (they sort by ti
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
@@ -34,6 +35,14 @@ def new_id() -> str:
 def now() -> datetime:
     """The present time, UTC, aware."""
     return datetime.now(UTC)
+
+
+def split_place(opening: str) -> float:
+    """Where a conversation with this opening turn lies in [0, 1) when some are held out: the last part is.
+
+    Conversations that begin alike always stay together.
+    """
+    return int.from_bytes(hashlib.sha256(opening.encode()).digest()[:8], "big") / 2**64
 
 
 class Noun(BaseModel):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 from prefloop.errors import DataError
-from prefloop.schema import Message, Mode, PreferencePair, Tranche
+from prefloop.schema import Message, Mode, PreferencePair, Tranche, split_place
 from prefloop.store import Store
 
 Half = Literal["a", "b"]
@@ -28,7 +28,7 @@ class Split(NamedTuple):
 def place(pair: PreferencePair) -> float:
     """Where a conversation lies in [0, 1), by its opening turn: pairs that begin alike always stay together."""
     opening = next((message.text for message in pair.context if message.role == "user"), "")
-    return int.from_bytes(hashlib.sha256(opening.encode()).digest()[:8], "big") / 2**64
+    return split_place(opening)
 
 
 def half_of(pair: PreferencePair) -> Half:

@@ -5,6 +5,7 @@ model (scores of preference models are rows in the store) and excludes nobody.
 """
 
 from prefloop.quality.build import quality_report, report_on
+from prefloop.quality.measured import Measured
 from prefloop.quality.nouns import (
     Agreement,
     Concentration,
@@ -14,7 +15,6 @@ from prefloop.quality.nouns import (
     Flag,
     FlagRule,
     LengthEffect,
-    Measured,
     NoiseModel,
     QualityReport,
     VoidReason,

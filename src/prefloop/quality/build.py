@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from prefloop.config import QualitySettings
 from prefloop.quality import measures
 from prefloop.quality.flags import flag_rules
+from prefloop.quality.items import item_report
 from prefloop.quality.nouns import QualityReport
 from prefloop.quality.reading import read_rows
 from prefloop.quality.rows import MODES, Rows
@@ -37,14 +38,21 @@ def quality_report(
     parts = [str(part.value) for part in (mode, tranche) if part] + ([f"study {study.name!r}"] if study else [])
     rows = read_rows(store, mode, tranche, study_id)
     people = {worker.id: worker for worker in store.workers()}
+    names = {snapshot.id: snapshot.name for snapshot in store.snapshots()}
     scope = ", ".join(parts) or "everything in the store"
-    return report_on(rows, people, scope=scope, limits=limits or QualitySettings(), seed=seed)
+    return report_on(rows, people, names, scope=scope, limits=limits or QualitySettings(), seed=seed)
 
 
 def report_on(
-    rows: Rows, people: Mapping[str, Worker], *, scope: str, limits: QualitySettings, seed: int
+    rows: Rows,
+    people: Mapping[str, Worker],
+    names: Mapping[str, str] | None = None,
+    *,
+    scope: str,
+    limits: QualitySettings,
+    seed: int,
 ) -> QualityReport:
-    """The report on rows that were read already; `people` are workers by id."""
+    """The report on rows that were read already; `people` are workers by id, `names` those of snapshots and PMs."""
     judgments = rows.judgments
     counts = measures.counts(rows, seed)
     by_mode = {mode: judgments.where(judgments.mode == code) for code, mode in enumerate(MODES)}
@@ -63,6 +71,7 @@ def report_on(
         reading_seconds=measures.mean_seconds(judgments.reading_seconds, judgments, seed, first_token),
         too_fast=measures.too_fast(judgments, limits.fastest_characters_per_second, seed),
         duplicates=measures.duplicates(rows, seed),
+        items=item_report(rows, names or {}, limits, seed),
         concentration=measures.concentration(judgments, seed),
         noise=noise.model(),
         flag_rules=flag_rules(limits, counts.workers),

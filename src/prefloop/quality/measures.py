@@ -7,15 +7,14 @@ workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from prefloop.errors import DataError
-from prefloop.quality.nouns import Agreement, Concentration, Counts, Duplicates, LengthEffect, Measured, VoidReason
+from prefloop.quality.measured import Measured, known, measured
+from prefloop.quality.nouns import Agreement, Concentration, Counts, Duplicates, LengthEffect, VoidReason
 from prefloop.quality.rows import MODES, TRANCHES, Flags, Floats, Ints, Judgments, Rows, grade_counts
-from prefloop.schema import Interval
 from prefloop.stats import (
     clustered_mean,
     clustered_share,
@@ -28,26 +27,9 @@ from prefloop.stats import (
     top_share,
 )
 
-MOST_TEXTS_FOR_NEAR_COPIES = 4000
+MOST_TEXTS_FOR_NEAR_COPIES = 10_000
 """Different openings that are compared with each other; the earliest ones, so that the number is the same each time."""
 _SHOWN = 8
-
-
-def measured(compute: Callable[[], Interval]) -> Measured:
-    """The interval, or the sentence of the DataError that says what is missing; one cluster is no measurement."""
-    try:
-        return known(compute())
-    except DataError as error:
-        return Measured(unknown=str(error))
-
-
-def known(interval: Interval) -> Measured:
-    """The interval, unless it says nothing: one conversation, or no bound on a side."""
-    if interval.clusters is not None and interval.clusters < 2:
-        return Measured(unknown=f"All {interval.n} observations come from one conversation; a second one is needed.")
-    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
-        return Measured(unknown=f"The {interval.n} observations do not bound the number; collect more.")
-    return Measured(interval=interval)
 
 
 def geometric(part: Measured) -> Measured:

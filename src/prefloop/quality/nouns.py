@@ -8,17 +8,12 @@ from typing import Literal
 from pydantic import Field
 
 from prefloop.config import QualitySubject
-from prefloop.schema import Interval, Mode, Noun, Tranche, now
+from prefloop.quality.item_nouns import ItemReport
+from prefloop.quality.measured import Measured
+from prefloop.schema import Mode, Noun, Tranche, now
 
 Level = Literal["good", "warning", "unknown"]
 FlagKind = Literal["flipped", "noise", "side", "length", "first", "pace", "straight", "copies"]
-
-
-class Measured(Noun):
-    """A number with its interval and n, or the sentence that says why it cannot be known. Never both."""
-
-    interval: Interval | None = None
-    unknown: str = ""
 
 
 class Finding(Noun):
@@ -162,6 +157,7 @@ class QualityReport(Noun):
     reading_seconds: Measured = Field(description="the same from the first token of either reply")
     too_fast: Measured = Field(description="share of judgments made faster than anybody reads")
     duplicates: Duplicates
+    items: ItemReport
     concentration: Concentration
     noise: NoiseModel
     flag_rules: tuple[FlagRule, ...]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefloop.quality.nouns import Measured, QualityReport, WorkerQuality
-from prefloop.report import Cell, Report, Tile, bar_plot, format_count, format_interval, format_number, interval_plot
+from prefloop.quality.items_page import add_items
+from prefloop.quality.measured import Measured
+from prefloop.quality.nouns import QualityReport, WorkerQuality
+from prefloop.quality.words import clipped, number_or_reason, plural
+from prefloop.report import Cell, Report, Tile, bar_plot, interval_plot
 from prefloop.report.pages import Tone
 from prefloop.schema import Interval
 
@@ -27,6 +30,7 @@ def write_html(report: QualityReport, path: Path) -> Path:
         _agreement(page, report)
         _biases(page, report)
         _workers(page, report)
+        add_items(page, report.items)
     if report.duplicates.openings:
         _duplicates(page, report)
     return page.write(path, data=report.model_dump(mode="json"))
@@ -40,7 +44,7 @@ def _verdict(page: Report, report: QualityReport) -> None:
         counts = report.counts
         page.tiles(
             [
-                Tile("Judgments", counts.judgments, _plural(counts.workers, "worker")),
+                Tile("Judgments", counts.judgments, plural(counts.workers, "worker")),
                 Tile("Conversations", counts.conversations),
                 _tile("Agreement of two workers", report.agreement.raw, "share of the same preference"),
                 _tile("Alpha, on the side", report.agreement.alpha_side, "0 chance, 1 perfect"),
@@ -59,7 +63,7 @@ def _counts(page: Report, report: QualityReport) -> None:
         page.table(["why void", "comparisons"], rows, "Why comparisons are void")
     if not counts.judgments:
         return
-    _number_or_reason(page, "Share of finished comparisons that are void", counts.void_share)
+    number_or_reason(page, "Share of finished comparisons that are void", counts.void_share)
     kinds = [(f"tranche: {_words(tranche)}", n) for tranche, n in counts.by_tranche.items() if n]
     kinds += [(f"mode: {_words(mode)}", n) for mode, n in counts.by_mode.items() if n]
     kinds += [("imported from files", counts.imported), ("corrected by a later judgment", counts.corrected)]
@@ -83,7 +87,7 @@ def _agreement(page: Report, report: QualityReport) -> None:
         page.paragraph(f"Agreement between workers is not known. {report.agreement.raw.unknown}")
     else:
         page.paragraph(
-            f"{_plural(report.agreement.comparisons, 'comparison')} were judged by two or more workers. In the paper "
+            f"{plural(report.agreement.comparisons, 'comparison')} were judged by two or more workers. In the paper "
             "researchers and workers agreed in about 63%. Low agreement may mean hard pairs as well as careless people."
         )
         rows: list[list[Cell]] = [
@@ -95,7 +99,7 @@ def _agreement(page: Report, report: QualityReport) -> None:
         reasons = {m.unknown for part in both for m in (part.raw, part.alpha_side, part.alpha_grade) if m.unknown}
         for reason in sorted(reasons):
             page.paragraph(f"Not known: {reason}")
-    _number_or_reason(page, "The same preference when a worker met a pair again", report.retest)
+    number_or_reason(page, "The same preference when a worker met a pair again", report.retest)
 
 
 def _biases(page: Report, report: QualityReport) -> None:
@@ -113,12 +117,12 @@ def _biases(page: Report, report: QualityReport) -> None:
             page.paragraph(f"Not known, {name}: {part.unknown}")
     for mode, effect in report.length.items():
         name = f"Log-odds of being preferred per unit of ln(length ratio), {_words(mode)} mode"
-        _number_or_reason(page, name, effect.slope)
+        number_or_reason(page, name, effect.slope)
     since_both = "Seconds from both replies complete to the judgment (geometric mean)"
-    _number_or_reason(page, since_both, report.decision_seconds)
+    number_or_reason(page, since_both, report.decision_seconds)
     since_first = "Seconds from the first token to the judgment (geometric mean)"
-    _number_or_reason(page, since_first, report.reading_seconds)
-    _number_or_reason(page, "Judgments made faster than both replies can be read", report.too_fast)
+    number_or_reason(page, since_first, report.reading_seconds)
+    number_or_reason(page, "Judgments made faster than both replies can be read", report.too_fast)
 
 
 def _workers(page: Report, report: QualityReport) -> None:
@@ -139,9 +143,9 @@ def _workers(page: Report, report: QualityReport) -> None:
     page.table(
         ["flag", "raised when", "false alarms (reports on honest workers, at most)"], rules, "Rules of the flags"
     )
-    _number_or_reason(page, "Noise of the mean worker", report.noise.typical)
-    _number_or_reason(page, "Share of the judgments that the 20 busiest workers made", report.concentration.top_20)
-    _number_or_reason(page, "Gini coefficient of judgments over workers", report.concentration.gini)
+    number_or_reason(page, "Noise of the mean worker", report.noise.typical)
+    number_or_reason(page, "Share of the judgments that the 20 busiest workers made", report.concentration.top_20)
+    number_or_reason(page, "Gini coefficient of judgments over workers", report.concentration.gini)
     _worker_plots(page, workers[:_MOST_WORKERS_DRAWN])
     first = ["worker", "judgments", "noise", "weight", "agrees with others", "clicks on A", "prefers longer"]
     second = [
@@ -161,25 +165,29 @@ def _workers(page: Report, report: QualityReport) -> None:
     page.table(second, [_habits(worker) for worker in shown], "Habits of the same workers")
     if simulated := sum(worker.is_simulated for worker in workers):
         page.paragraph(
-            f"{simulated} of {_plural(len(workers), 'worker')} {'is' if simulated == 1 else 'are'} simulated."
+            f"{simulated} of {plural(len(workers), 'worker')} {'is' if simulated == 1 else 'are'} simulated."
         )
 
 
 def _worker_plots(page: Report, workers: Sequence[WorkerQuality]) -> None:
-    noises = {worker.pseudonym: worker.noise.interval for worker in workers}
-    drawn = {name: interval for name, interval in noises.items() if interval is not None}
-    if drawn:
-        page.plot(
-            interval_plot(drawn, title="Noise by worker", x_label="chance of the worse side", reference=0.5),
+    plots = (
+        (
+            "Noise by worker",
+            "chance of the worse side",
+            {worker.pseudonym: worker.noise.interval for worker in workers},
             "One half is a coin, beyond it somebody prefers what all others think worse.",
-        )
-    sides = {worker.pseudonym: worker.side_a.interval for worker in workers}
-    drawn = {name: interval for name, interval in sides.items() if interval is not None}
-    if drawn:
-        page.plot(
-            interval_plot(drawn, title="Clicks on side A by worker", x_label="share of clicks on A", reference=0.5),
+        ),
+        (
+            "Clicks on side A by worker",
+            "share of clicks on A",
+            {worker.pseudonym: worker.side_a.interval for worker in workers},
             "Sides are drawn by chance for every comparison, so a fair worker stands at one half.",
-        )
+        ),
+    )
+    for title, x_label, values, words in plots:
+        drawn = {name: interval for name, interval in values.items() if interval is not None}
+        if drawn:
+            page.plot(interval_plot(drawn, title=title, x_label=x_label, reference=0.5), words)
 
 
 def _worth(worker: WorkerQuality) -> list[Cell]:
@@ -195,24 +203,17 @@ def _habits(worker: WorkerQuality) -> list[Cell]:
 def _duplicates(page: Report, report: QualityReport) -> None:
     found = report.duplicates
     page.section("Repeated texts")
-    _number_or_reason(page, "Conversations whose opening copies an earlier one", found.repeated_openings)
-    _number_or_reason(page, "Judged comparisons whose two responses are one text", found.identical_responses)
+    number_or_reason(page, "Conversations whose opening copies an earlier one", found.repeated_openings)
+    number_or_reason(page, "Judged comparisons whose two responses are one text", found.identical_responses)
     if found.most_repeated:
-        page.table(["opening", "times"], [(_clipped(text), n) for text, n in found.most_repeated], "Most repeated")
+        page.table(["opening", "times"], [(clipped(text), n) for text, n in found.most_repeated], "Most repeated")
     page.paragraph(
-        f"{_plural(found.near_copies, 'pair')} of nearly equal openings among "
-        f"{_plural(found.openings_checked, 'different opening')}."
+        f"{plural(found.near_copies, 'pair')} of nearly equal openings among "
+        f"{plural(found.openings_checked, 'different opening')}."
     )
     if found.near_copy_examples:
-        rows = [(_clipped(first), _clipped(second), alike) for first, second, alike in found.near_copy_examples]
+        rows = [(clipped(first), clipped(second), alike) for first, second, alike in found.near_copy_examples]
         page.table(["one opening", "another", "similarity"], rows, "Most alike")
-
-
-def _number_or_reason(page: Report, name: str, part: Measured) -> None:
-    if part.interval is None:
-        page.paragraph(f"{name}: not known. {part.unknown}")
-    else:
-        page.paragraph(f"{name}: {format_interval(part.interval)} ({format_count(part.interval)}).")
 
 
 def _tile(label: str, part: Measured, note: str) -> Tile:
@@ -225,11 +226,3 @@ def _cell(part: Measured) -> Interval | None:
 
 def _words(value: str) -> str:
     return str(value).replace("_", " ")
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{format_number(count)} {noun}{'' if count == 1 else 's'}"
-
-
-def _clipped(text: str, most: int = 120) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,11 +22,12 @@ from prefloop.quality.rows import (
     Rows,
     Scores,
 )
-from prefloop.quality.texts import Openings, digest
+from prefloop.quality.texts import Openings, TurnSample, digest
 from prefloop.schema import Mode, Tranche
 from prefloop.store import Batch, ComparisonColumns, JudgmentColumns, Store
 
 _MODE = {mode.value: place for place, mode in enumerate(MODES)}
+_ALL_BITS = (1 << 64) - 1  # of a signed digest, as a number from 0 on
 _TRANCHE = {tranche.value: place for place, tranche in enumerate(TRANCHES)}
 
 
@@ -38,18 +39,17 @@ def read_rows(store: Store, mode: Mode | None, tranche: Tranche | None, study_id
     return reader.rows()
 
 
-@dataclass(frozen=True)
-class _Path:
+class _Path(NamedTuple):
     """What one message and those before it come to."""
 
     digest: int
     opening: str
     """The first user turn."""
+    text: str
     messages: int
     written_at: float
     before: float
     """When the turn before it came; NaN for the first."""
-    characters: int
 
 
 class _Paths:
@@ -74,15 +74,15 @@ class _Paths:
             self._known[id] = _Path(
                 digest(f"{before.digest}\0{role}\0{text}"),
                 before.opening or (text if role == "user" else ""),
+                text,
                 before.messages + 1,
                 created_at,
                 before.written_at,
-                len(text),
             )
         return self._known[message]
 
 
-_ROOT = _Path(0, "", 0, float("nan"), float("nan"), 0)
+_ROOT = _Path(0, "", "", 0, float("nan"), float("nan"))
 
 
 @dataclass
@@ -92,6 +92,7 @@ class _Reader:
     states: Counter[str] = field(default_factory=Counter)
     void_reasons: Counter[str] = field(default_factory=Counter)
     openings: Openings = field(default_factory=Openings)
+    turns: TurnSample = field(default_factory=TurnSample)
     corrected: int = 0
     kept: int = 0
     """Comparisons that are not open so far."""
@@ -127,6 +128,7 @@ class _Reader:
         for code, worker, path in zip(conversation.tolist(), author.tolist(), contexts, strict=True):
             if code not in self.opening_of:
                 self.opening_of[code] = self.openings.add(code, worker, path.opening)
+            self.turns.add(path.digest & _ALL_BITS, code, path.text)
         digests = [(digest(a), digest(b)) for a, b in zip(columns.text_a, columns.text_b, strict=True)]
         written_at, before = (np.array([getattr(path, name) for path in contexts]) for name in ("written_at", "before"))
         began = np.where(np.isnan(before), np.array(columns.conversation_at, dtype=np.float64), before)
@@ -149,7 +151,7 @@ class _Reader:
             "length_b": np.array([len(text) for text in columns.text_b]),
             "snapshot_a": self.number["snapshot"].all(columns.snapshot_a, nobody=True),
             "snapshot_b": self.number["snapshot"].all(columns.snapshot_b, nobody=True),
-            "written_characters": np.array([path.characters for path in contexts]),
+            "written_characters": np.array([len(path.text) for path in contexts]),
             "writing_seconds": np.where(is_imported, np.nan, written_at - began),
             "first_done": first_done,
             "first_token": np.fmin(_floats(columns.first_token_a), _floats(columns.first_token_b)),
@@ -211,6 +213,7 @@ class _Reader:
             judgments=Judgments.of(self._joined("judgments", Judgments)),
             comparisons=Comparisons.of(self._joined("comparisons", Comparisons)),
             openings=self.openings,
+            turns=self.turns,
             workers=[str(id) for id in self.number["worker"].codes],
             states=self.states,
             void_reasons=self.void_reasons,

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from prefloop.quality.texts import Openings
+from prefloop.quality.texts import Openings, TurnSample
 from prefloop.schema import GRADES, WEAKEST_GRADES, Mode, Tranche
 
 Floats = npt.NDArray[np.float64]
@@ -168,6 +168,7 @@ class Rows:
     """Ids by code."""
     studies: list[str] = field(default_factory=list)
     """Ids by code."""
+    turns: TurnSample = field(default_factory=TurnSample)
     scores: dict[str, Scores] = field(default_factory=dict)
     """By id of the preference model."""
 

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
+from prefloop.schema import split_place
 from prefloop.stats import near_duplicates, normalised
 
 MOST_TEXTS = 50_000
 """Different openings whose text is kept, the earliest ones, so that a report is the same each time."""
 MOST_OWN_TEXTS = 20_000
 """Openings of all workers together that are compared with their own earlier ones, each worker's first ones."""
+
+MOST_TURNS = 5000
+"""Users' turns that are looked through for languages and personal data."""
+_LONGEST_TURN = 4000
 
 
 class Openings:
@@ -27,6 +32,7 @@ class Openings:
         self._conversation: array[int] = array("q")
         self._worker: array[int] = array("q")
         self._code: array[int] = array("q")
+        self._place: array[float] = array("d")
         self._codes: dict[int, int] = {}
         self.texts: dict[int, str] = {}
         """Code of a normalised text -> the text as it first came."""
@@ -44,6 +50,7 @@ class Openings:
         self._conversation.append(conversation)
         self._worker.append(worker)
         self._code.append(code)
+        self._place.append(split_place(text))
         return code
 
     def __len__(self) -> int:
@@ -61,6 +68,11 @@ class Openings:
     def code(self) -> npt.NDArray[np.int64]:
         """The same number for texts that are equal once normalised."""
         return np.array(self._code, dtype=np.int64)
+
+    @property
+    def place(self) -> npt.NDArray[np.float64]:
+        """Where runs put the conversation when they hold some out (`schema.split_place`)."""
+        return np.array(self._place, dtype=np.float64)
 
     def is_repeated(self) -> npt.NDArray[np.bool_]:
         """Whether an earlier opening, whoever's, is the same text."""
@@ -93,6 +105,45 @@ class Openings:
             own = [int(place) for place in order[start:end] if self._code[place] in self.texts][:most]
             if len(own) > 1:
                 yield own
+
+
+class TurnSample:
+    """A sample of users' turns whose text is kept: those with the least digests, so each is as likely as any other
+    whatever the order, and a second report has the same ones. The same turn after the same turns counts once.
+    """
+
+    def __init__(self, most: int = MOST_TURNS) -> None:
+        self._most = most
+        self._kept: dict[int, tuple[int, str]] = {}
+        self._limit = 1 << 64
+
+    def add(self, path: int, conversation: int, text: str) -> None:
+        """Takes a turn by the digest of the path to it."""
+        if path >= self._limit or not text.strip():
+            return
+        self._kept[path] = (conversation, text[:_LONGEST_TURN])
+        if len(self._kept) > 2 * self._most:
+            self._cut()
+
+    def turns(self) -> list[tuple[int, str]]:
+        """(conversation, text) of the sample."""
+        if len(self._kept) > self._most:
+            self._cut()
+        return list(self._kept.values())
+
+    def _cut(self) -> None:
+        least = sorted(self._kept)[: self._most]
+        self._kept = {path: self._kept[path] for path in least}
+        self._limit = least[-1]
+
+
+def words_of(texts: Iterable[str]) -> list[npt.NDArray[np.int64]]:
+    """Each text's words as numbers, the same word the same number."""
+    known: dict[str, int] = {}
+    return [
+        np.array([known.setdefault(word, len(known)) for word in normalised(text).split()], dtype=np.int64)
+        for text in texts
+    ]
 
 
 def digest(text: str) -> int:

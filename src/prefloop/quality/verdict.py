@@ -7,7 +7,8 @@ good word where the whole interval lies within. In between the number stands in 
 from __future__ import annotations
 
 from prefloop.config import QualitySettings, QualitySubject
-from prefloop.quality.nouns import Agreement, Finding, LengthEffect, Level, Measured, QualityReport, WorkerQuality
+from prefloop.quality.measured import Measured
+from prefloop.quality.nouns import Agreement, Finding, LengthEffect, Level, QualityReport, WorkerQuality
 from prefloop.schema import Interval, Mode
 
 
@@ -31,6 +32,7 @@ def verdict(report: QualityReport, limits: QualitySettings) -> tuple[Finding, ..
         *_pace(report, limits),
         *_retest(report.retest, limits),
         *_waste(report, limits),
+        *_leaks(report, limits),
     ]
     order: tuple[Level, ...] = ("warning", "unknown", "good")
     return tuple(sorted(findings, key=lambda finding: order.index(finding.level)))
@@ -47,6 +49,10 @@ def closed_gate(findings: tuple[Finding, ...], limits: QualitySettings) -> tuple
     return tuple(finding.sentence for finding in [*nothing, *named]) + tuple(unsettled)
 
 
+def _warning(subject: QualitySubject, sentence: str, next_step: str) -> list[Finding]:
+    return [Finding(subject=subject, level="warning", sentence=sentence, next_step=next_step)]
+
+
 def _agreement(agreement: Agreement, limits: QualitySettings) -> list[Finding]:
     alpha = agreement.alpha_side.interval
     if alpha is None or agreement.raw.interval is None:
@@ -61,9 +67,7 @@ def _agreement(agreement: Agreement, limits: QualitySettings) -> list[Finding]:
         step = (
             "Read some disagreements together and sharpen the instructions: nobody can learn what people do not share."
         )
-        return [
-            Finding(subject="agreement", level="warning", sentence=f"Workers hardly agree. {words}.", next_step=step)
-        ]
+        return _warning("agreement", f"Workers hardly agree. {words}.", step)
     if alpha.low > limits.least_alpha:
         return [Finding(subject="agreement", level="good", sentence=f"Workers agree beyond chance. {words}.")]
     return [
@@ -84,7 +88,7 @@ def _sides(side_a: Measured, limits: QualitySettings) -> list[Finding]:
         step = (
             "See which workers it comes from; sides are random, so it adds noise to the data rather than a direction."
         )
-        return [Finding(subject="side", level="warning", sentence=f"Clicks lean to one side. {words}.", next_step=step)]
+        return _warning("side", f"Clicks lean to one side. {words}.", step)
     if _within(share, limits.most_side_share):
         return [Finding(subject="side", level="good", sentence=f"Clicks do not lean to a side. {words}.")]
     return []
@@ -93,14 +97,11 @@ def _sides(side_a: Measured, limits: QualitySettings) -> list[Finding]:
 def _first(finished_first: Measured, limits: QualitySettings) -> list[Finding]:
     if (share := finished_first.interval) is None or not _beyond(share, limits.most_first_share):
         return []
-    return [
-        Finding(
-            subject="first",
-            level="warning",
-            sentence=f"{_percent(share)} of clicks fell on the response that was complete first.",
-            next_step="Compare with the length effect: a short reply is complete first and may also be the better one.",
-        )
-    ]
+    return _warning(
+        "first",
+        f"{_percent(share)} of clicks fell on the response that was complete first.",
+        "Compare with the length effect: a short reply is complete first and may also be the better one.",
+    )
 
 
 def _length(mode: Mode, effect: LengthEffect, limits: QualitySettings) -> list[Finding]:
@@ -109,14 +110,11 @@ def _length(mode: Mode, effect: LengthEffect, limits: QualitySettings) -> list[F
         return []
     which, share = ("longer", share) if share.value > 0.5 else ("shorter", _mirrored(share))
     place = f"In {mode.value.replace('_', '-')} mode"
-    return [
-        Finding(
-            subject="length",
-            level="warning",
-            sentence=f"{place} the {which} reply is preferred in {_percent(share)} of pairs.",
-            next_step="Hold every preference model against this baseline, and read pairs in which length is all.",
-        )
-    ]
+    return _warning(
+        "length",
+        f"{place} the {which} reply is preferred in {_percent(share)} of pairs.",
+        "Hold every preference model against this baseline, and read pairs in which length is all.",
+    )
 
 
 def _people(workers: tuple[WorkerQuality, ...]) -> list[Finding]:
@@ -126,7 +124,7 @@ def _people(workers: tuple[WorkerQuality, ...]) -> list[Finding]:
         more = f" and {len(flagged) - 6} more" if len(flagged) > 6 else ""
         step = "Read some of their conversations before deciding anything; the table of workers says what stood out."
         sentence = f"{len(flagged)} of {len(workers)} workers stand out: {names}{more}."
-        return [Finding(subject="workers", level="warning", sentence=sentence, next_step=step)]
+        return _warning("workers", sentence, step)
     if len(workers) > 1:
         return [
             Finding(
@@ -141,14 +139,11 @@ def _people(workers: tuple[WorkerQuality, ...]) -> list[Finding]:
 def _retest(retest: Measured, limits: QualitySettings) -> list[Finding]:
     if (share := retest.interval) is None or share.high >= limits.least_retest:
         return []
-    return [
-        Finding(
-            subject="retest",
-            level="warning",
-            sentence=f"Workers who met a pair again kept their preference in only {_percent(share)}.",
-            next_step="Shorten the sessions or ask for fewer comparisons of near-equal replies.",
-        )
-    ]
+    return _warning(
+        "retest",
+        f"Workers who met a pair again kept their preference in only {_percent(share)}.",
+        "Shorten the sessions or ask for fewer comparisons of near-equal replies.",
+    )
 
 
 def _pace(report: QualityReport, limits: QualitySettings) -> list[Finding]:
@@ -156,14 +151,11 @@ def _pace(report: QualityReport, limits: QualitySettings) -> list[Finding]:
     share = report.too_fast.interval
     if share is None or share.low <= limits.most_too_fast or all(worker.is_simulated for worker in report.workers):
         return []
-    return [
-        Finding(
-            subject="pace",
-            level="warning",
-            sentence=f"{_percent(share)} of judgments were made faster than both replies can be read.",
-            next_step="Look at the pay and the length of sessions, and read what the fastest workers chose.",
-        )
-    ]
+    return _warning(
+        "pace",
+        f"{_percent(share)} of judgments were made faster than both replies can be read.",
+        "Look at the pay and the length of sessions, and read what the fastest workers chose.",
+    )
 
 
 def _waste(report: QualityReport, limits: QualitySettings) -> list[Finding]:
@@ -203,6 +195,18 @@ def _waste(report: QualityReport, limits: QualitySettings) -> list[Finding]:
         for subject, share, most, words, step in checks
         if share.interval is not None and share.interval.low > most
     ]
+
+
+def _leaks(report: QualityReport, limits: QualitySettings) -> list[Finding]:
+    split = report.items.leaks.split
+    share = None if split is None else split.share.interval
+    if share is None or share.low <= limits.most_leaks:
+        return []
+    return _warning(
+        "leaks",
+        f"{_percent(share)} of the held-out openings are nearly in the training part too.",
+        "Compare a PM's accuracy with and without them, and ask for fewer conversations that begin alike.",
+    )
 
 
 def _beyond(share: Interval, most: float) -> bool:

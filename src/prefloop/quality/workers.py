@@ -15,7 +15,8 @@ from prefloop.config import QualitySettings
 from prefloop.errors import DataError
 from prefloop.quality import measures
 from prefloop.quality.flags import Tally, raise_flags
-from prefloop.quality.nouns import Measured, NoiseModel, WorkerQuality
+from prefloop.quality.measured import Measured, known
+from prefloop.quality.nouns import NoiseModel, WorkerQuality
 from prefloop.quality.rows import Flags, Floats, Ints, Judgments
 from prefloop.quality.texts import Openings
 from prefloop.schema import Interval, Worker
@@ -33,9 +34,7 @@ class Noise(NamedTuple):
         if self.fit is None:
             return NoiseModel(typical=Measured(unknown=self.unknown), spread=None, shared_judgments=0)
         shared = int(self.fit.judgments.sum())
-        return NoiseModel(
-            typical=measures.known(self.fit.typical_noise), spread=self.fit.spread, shared_judgments=shared
-        )
+        return NoiseModel(typical=known(self.fit.typical_noise), spread=self.fit.spread, shared_judgments=shared)
 
 
 def fit_noise(judgments: Judgments) -> Noise:
@@ -132,7 +131,7 @@ _WHY_NONE = {
 
 
 def _measured(name: str, interval: Interval | None) -> Measured:
-    part = Measured(unknown=_WHY_NONE[name]) if interval is None else measures.known(interval)
+    part = Measured(unknown=_WHY_NONE[name]) if interval is None else known(interval)
     return measures.geometric(part) if name.endswith("_seconds") else part
 
 
@@ -142,7 +141,7 @@ def _noise_of(noise: Noise, code: int) -> dict[str, Measured | float | None]:
     place = noise.fit.places.get(code)
     if place is None or noise.fit.judgments[place] == 0:
         return {"noise": Measured(unknown=_WHY_NONE["agreement"]), "weight": None}
-    return {"noise": measures.known(noise.fit.noise(place)), "weight": float(noise.fit.weights[place])}
+    return {"noise": known(noise.fit.noise(place)), "weight": float(noise.fit.weights[place])}
 
 
 def _own_copies(is_own_copy: Flags, openings: Openings, count: int) -> list[Interval | None]:
