@@ -38,7 +38,8 @@ def settings_classes() -> list[type[Config]]:
 def settings_page() -> str:
     """The text of docs/settings.md: one table for each class that no other one holds."""
     classes = settings_classes()
-    inner = {part for cls in classes for field in cls.model_fields.values() for part in _parts(field.annotation)}
+    held = {part for cls in classes for field in cls.model_fields.values() for part in _parts(field.annotation)}
+    inner = {part for part in held if not _has_command(part)}
     page = HEAD
     for cls in classes:
         if cls not in inner:
@@ -52,14 +53,23 @@ def settings_page() -> str:
 def _rows(cls: type[Config], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     for name, field in cls.model_fields.items():
         nested = [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, Config)]
+        if nested and _has_command(nested[0]):
+            yield f"`{prefix}{name}.*`", f"as of {nested[0].__name__}", "", field.description or ""
+            continue
         if nested:
-            yield from _rows(nested[0], f"{prefix}{name}.")
+            named = "NAME." if get_origin(field.annotation) is dict else ""
+            yield from _rows(nested[0], f"{prefix}{name}.{named}")
             continue
         limits = [_limit(one) for one in field.metadata if _limit(one)]
         values = ", ".join([_values(field.annotation), *limits])
         default = "(needed)" if field.is_required() else _default(field.default)
         meaning = (field.description or "").replace("|", "\\|")
         yield f"`{prefix}{name}`", values, default, meaning
+
+
+def _has_command(part: Any) -> bool:
+    """Whether a settings class is a command's own file: it has a table of its own even where another one holds it."""
+    return isinstance(part, type) and issubclass(part, Config) and (part.__doc__ or "").startswith("`prefloop ")
 
 
 def _sentence(cls: type[Config]) -> str:
@@ -95,6 +105,8 @@ def _default(value: Any) -> str:
         return "empty"
     if value in ((), ""):
         return "`[]`" if value == () else '`""`'
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

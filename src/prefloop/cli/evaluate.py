@@ -1,4 +1,4 @@
-"""`prefloop eval preference|policy|best-of|optimisation|elo`."""
+"""`prefloop eval preference|scan|policy|best-of|optimisation|elo`."""
 
 from __future__ import annotations
 
@@ -68,6 +68,38 @@ def preference(
         for name, evaluation in evaluated.evaluations.items()
     }
     emit(numbers if len(models) > 1 else numbers[models[0]], as_json)
+
+
+@eval_.command()
+@click.argument("scan_file", metavar="SCAN.toml", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of the file.")
+@click.option("--resume", is_flag=True, help="Go on with the trainings that are not finished.")
+@click.option("--dry-run", is_flag=True, help="Print the trainings and stop; writes nothing.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page here too.")
+@workspace_option
+@json_option
+def scan(
+    scan_file: Path,
+    overrides: tuple[str, ...],
+    resume: bool,
+    dry_run: bool,
+    html: Path | None,
+    workspace_path: Path,
+    as_json: bool,
+) -> None:
+    """Accuracy of preference models against data, size, mix or any setting: trains one for each value, seed and fold.
+
+    The models are not kept; their numbers and a page are, in the run's folder.
+    """
+    from prefloop.loop.scan import ScanRun, run_scan, scan_plan, trainings
+
+    settings = ScanRun.load([scan_file], overrides)
+    if dry_run:
+        emit({"settings": settings.model_dump(mode="json"), "trainings": list(trainings(scan_plan(settings)))}, as_json)
+        return
+    folder, scans = run_scan(Workspace(workspace_path), settings, html=html, resume=resume)
+    note(f"Wrote {folder / 'report.html'}")
+    emit({"run": str(folder), "scans": {name: one.model_dump(mode="json") for name, one in scans.items()}}, as_json)
 
 
 @eval_.command()

@@ -14,6 +14,8 @@ from prefloop.evals.preference_report import (
     write_preference_report,
     write_preference_reports,
 )
+from prefloop.evals.scan_report import write_scan_report
+from prefloop.evals.scans import ScanEvaluation, ScanPoint, Trial, evaluate_scan
 
 __all__ = [
     "Agreement",
@@ -22,18 +24,23 @@ __all__ = [
     "BestOfPoint",
     "PolicyEvaluation",
     "PreferenceEvaluation",
+    "ScanEvaluation",
+    "ScanPoint",
     "ScoredPair",
     "SideBySide",
     "SnapshotElo",
     "TfidfRegression",
+    "Trial",
     "add_preference_sections",
     "evaluate_best_of",
     "evaluate_elo",
     "evaluate_policy",
     "evaluate_preference",
+    "evaluate_scan",
     "fitted_temperature",
     "worker_agreement",
     "write_best_of_report",
     "write_preference_report",
     "write_preference_reports",
+    "write_scan_report",
 ]

@@ -171,7 +171,7 @@ def evaluate_preference(
     known: dict[str, Interval | Agreement] = {}
     unknown = []
     if words is not None:
-        word_right = _right(_word_differences(words, kept_pairs))
+        word_right = _right(word_differences(words, kept_pairs))
         known |= {
             "words": share(word_right),
             "above_words": clustered_mean(right - word_right, clusters, bounds=(-1.0, 1.0), seed=seed),
@@ -281,7 +281,8 @@ def _score_singly(
             continue  # counted as dropped
 
 
-def _word_differences(words: Mapping[Mode | None, Scorer], pairs: Sequence[PreferencePair]) -> Floats:
+def word_differences(words: Mapping[Mode | None, Scorer], pairs: Sequence[PreferencePair]) -> Floats:
+    """Score(chosen) - score(rejected) by the regression of each pair's mode, or else by that of all."""
     differences = np.zeros(len(pairs))
     for mode in {pair.mode for pair in pairs}:
         places = [place for place, pair in enumerate(pairs) if pair.mode == mode]

@@ -86,6 +86,26 @@ def _draw(pair: PreferencePair, seed: int) -> bytes:
     return hashlib.sha256(f"mix {seed} {pair.conversation_id} {opening}".encode()).digest()
 
 
+def some_of(pairs: Sequence[PreferencePair], count: int, seed: int = 0) -> list[PreferencePair]:
+    """At most `count` pairs (0: all), conversation by conversation in an order drawn by `seed`, in their own order.
+
+    A smaller count takes a part of what a larger one takes.
+    """
+    if not 0 < count < len(pairs):
+        return list(pairs)
+    drawn = sorted(range(len(pairs)), key=lambda place: (_draw(pairs[place], seed), place))
+    return [pairs[place] for place in sorted(drawn[:count])]
+
+
+def held_out_in_fold(pair: PreferencePair, fold: int, folds: int, held_out_share: float) -> bool:
+    """Whether a fold tests on this pair: its `place` lies in a window of `held_out_share` that ends at the fold's end.
+
+    With one fold that is `split`. The windows overlap where folds * held_out_share is above 1.
+    """
+    distance = ((fold + 1) / folds - place(pair)) % 1.0
+    return 0.0 < distance <= held_out_share
+
+
 def stored_pairs(
     store: Store, mode: Mode | None = None, tranche: Tranche | None = None, half: Half | None = None
 ) -> list[PreferencePair]:

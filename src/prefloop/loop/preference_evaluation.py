@@ -64,7 +64,7 @@ def evaluate_models(
         )
     words = None
     try:
-        words = _word_regressions(training)
+        words = word_regressions(training)
     except DataError as error:
         notes.append(f"{error} So nothing is known of a TF-IDF regression here.")
     evaluations = {
@@ -82,7 +82,7 @@ def evaluate_models(
     return Evaluated(evaluations, data, tuple(notes))
 
 
-def _word_regressions(training: Sequence[PreferencePair]) -> dict[Mode | None, Scorer]:
+def word_regressions(training: Sequence[PreferencePair]) -> dict[Mode | None, Scorer]:
     """One of all pairs, and one for each mode that has enough of them."""
     regressions: dict[Mode | None, Scorer] = {None: TfidfRegression(training)}
     for mode in Mode:

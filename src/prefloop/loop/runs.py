@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from prefloop.errors import ConfigError, DataError, ModelError, UserError
 from prefloop.evals import evaluate_policy, evaluate_preference, write_preference_report
-from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, split, stored_pairs
+from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, some_of, split, stored_pairs
 from prefloop.loop.snapshots import model_path, register
 from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.language import load_language_model, window_tokens
@@ -65,7 +65,7 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
     with workspace.store() as store:
         _require_free_name(store, run.name, resume)
         run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
-        data = _preference_data(store, run)
+        data = preference_data(store, run)
         folder = RunFolder.create(
             workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(data.training)
         )
@@ -108,7 +108,7 @@ def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[st
     """`prefloop train preference --dry-run`: the settings, and what the run will take here. Writes nothing."""
     with workspace.store() as store:
         resolved = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
-        data = _preference_data(store, resolved)
+        data = preference_data(store, resolved)
     estimate = estimate_preference(resolved, data.training)
     plain = {
         name: value.model_dump(mode="json") if isinstance(value, Interval) else value
@@ -125,7 +125,8 @@ class _PreferenceData(NamedTuple):
     probabilities: list[float] | None = None
 
 
-def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
+def preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
+    """What a run trains on and is evaluated on: simulated judgments, ranked answers, contrasts, or the workspace's."""
     sources = [name for name in ("ranked_files", "sandbox_contrasts", "sandbox_judgments") if getattr(run, name)]
     if len(sources) > 1:
         raise ConfigError(f"{' and '.join(sources)} are set, and a run has one source of pairs; leave one of them.")
@@ -138,7 +139,9 @@ def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
         fresh = draw_prompts(world(), run.seed + 1, count, exclude=contexts)
         known = known_pairs(sampler, chat.renderer, world(), fresh, traits, run.seed + 1)
         return _PreferenceData(
-            [item.pair for item in judged], [item.pair for item in known], [item.probability for item in known]
+            chosen_for(run, [item.pair for item in judged]),
+            [item.pair for item in known],
+            [item.probability for item in known],
         )
     if run.ranked_files:
         questions = chain.from_iterable(read_ranked(file) for file in run.ranked_files)
@@ -152,7 +155,12 @@ def _preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
         pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)
     training = [pair for pair in training if run.half in (None, half_of(pair))]
-    return _PreferenceData(mixed(training, run.red_team_share, run.mix_pairs, run.seed), held_out)
+    return _PreferenceData(chosen_for(run, training), held_out)
+
+
+def chosen_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Of the pairs that a run may train on, those that it does: its mix of modes, and at most its `training_pairs`."""
+    return some_of(mixed(pairs, run.red_team_share, run.mix_pairs, run.seed), run.training_pairs, run.seed)
 
 
 def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) -> dict[str, Any]:

@@ -201,8 +201,12 @@ def curve_plot(
     reference: float | None = None,
     reference_label: str = "",
     log_x: bool = False,
+    lines: Sequence[Series] = (),
 ) -> Plot:
     """Values with their 95% whiskers over a number: by name, (x, value) of each point.
+
+    Args:
+        lines: fitted lines with their bands, drawn behind the points.
 
     Errors:
         DataError: no points, or x <= 0 on a logarithmic axis.
@@ -214,13 +218,17 @@ def curve_plot(
     with _figure() as (figure, axes, save):
         for (name, points), (colour, dash, mark) in zip(curves.items(), _looks(), strict=False):
             _whiskered(axes, [x for x, _ in points], [value for _, value in points], colour, dash, mark, name)
+        for line in lines:
+            axes.plot(line.x, line.y, color=_FAINT, linewidth=1.2, zorder=0, label=line.name)
+            if line.low is not None and line.high is not None:
+                axes.fill_between(line.x, line.low, line.high, color=_FAINT, alpha=0.18, linewidth=0, zorder=0)
         if log_x:
             _plain_log_ticks(axes)
         if reference is not None:
-            line = {"color": _INK, "linewidth": 1.2, "linestyle": (0, (4, 2)), "zorder": 0}
-            axes.axhline(reference, label=reference_label or None, **line)
+            look = {"color": _INK, "linewidth": 1.2, "linestyle": (0, (4, 2)), "zorder": 0}
+            axes.axhline(reference, label=reference_label or None, **look)
         axes.set(xlabel=x_label, ylabel=y_label)
-        if len(curves) > 1 or reference_label:
+        if len(curves) > 1 or lines or reference_label:
             _legend(figure)
         svg = save(title)
     rows = [(name, x, value) for name, points in curves.items() for x, value in points]

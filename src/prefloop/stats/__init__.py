@@ -14,7 +14,7 @@ from prefloop.stats.concentration import gini, top_share
 from prefloop.stats.cycles import Cycles, cycles
 from prefloop.stats.diversity import effective_kinds, mean_difference, rarefied_kinds
 from prefloop.stats.duplicates import NearDuplicate, duplicate_groups, near_duplicates, normalised
-from prefloop.stats.fits import LinearFit, linear_fit
+from prefloop.stats.fits import FittedPoint, LinearFit, fitted_line, linear_fit
 from prefloop.stats.grouped import grouped_means, grouped_shares
 from prefloop.stats.intervals import (
     bootstrap_interval,
@@ -22,6 +22,7 @@ from prefloop.stats.intervals import (
     clustered_ratio,
     clustered_share,
     label_codes,
+    run_mean,
     wilson,
     win_rate,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "CalibrationBin",
     "Cycles",
     "EloTable",
+    "FittedPoint",
     "LengthBias",
     "LinearFit",
     "LinearPart",
@@ -82,6 +84,7 @@ __all__ = [
     "excess_chances",
     "expected_win_rate",
     "fit_rises",
+    "fitted_line",
     "gini",
     "grouped_means",
     "grouped_shares",
@@ -103,6 +106,7 @@ __all__ = [
     "raw_agreement",
     "reliability",
     "run_chances",
+    "run_mean",
     "score_chances",
     "stop_place",
     "top_k_kl",

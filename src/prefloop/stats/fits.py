@@ -21,6 +21,35 @@ class LinearFit(Noun):
     r_squared: float = Field(description="share of the variance of y that the line explains; 0 where y is constant")
 
 
+class FittedPoint(Noun):
+    """Where the line lies at x, with the 95% band of the line (not of single points)."""
+
+    x: float
+    y: Interval
+
+
+def fitted_line(
+    x: Sequence[float] | Floats, y: Sequence[float] | Floats, at: Sequence[float] | Floats
+) -> tuple[FittedPoint, ...]:
+    """The least-squares line of `linear_fit` at the places `at`, with its Student-t band.
+
+    Errors:
+        DataError: as `linear_fit`.
+    """
+    fit = linear_fit(x, y)
+    xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    n, x_mean = len(xs), xs.mean()
+    residuals = ys - fit.intercept.value - fit.slope.value * xs
+    variance = (residuals**2).sum() / (n - 2)
+    t = special.stdtrit(n - 2, 0.5 + LEVEL / 2)
+    points = []
+    for place in np.asarray(at, dtype=np.float64):
+        value = fit.intercept.value + fit.slope.value * place
+        half = t * np.sqrt(variance * (1 / n + (place - x_mean) ** 2 / ((xs - x_mean) ** 2).sum()))
+        points.append(FittedPoint(x=place, y=Interval(value=value, low=value - half, high=value + half, n=n)))
+    return tuple(points)
+
+
 def linear_fit(x: Sequence[float] | Floats, y: Sequence[float] | Floats) -> LinearFit:
     """Least squares with Student-t intervals, which take points as independent; successive steps of a run are not.
 

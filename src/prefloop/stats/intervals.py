@@ -105,6 +105,26 @@ def clustered_share(
     return clustered_mean(values, clusters, bounds=SHARE, seed=seed, resamples=resamples)
 
 
+def run_mean(values: Sequence[float] | Floats, n: int, *, bounds: tuple[float, float] = UNBOUNDED) -> Interval:
+    """Mean of what a few independent runs (seeds) gave, with Student's t interval over them.
+
+    It holds all that differs between the runs: data, order, sampling of the observations; with three it is wide.
+
+    Args:
+        n: observations behind all runs, for the record.
+
+    Errors:
+        DataError: fewer than two runs, or a value that is not finite.
+    """
+    given = finite_array(values)
+    if len(given) < 2:
+        raise DataError(f"An interval over runs needs 2 of them, not {len(given)}; add seeds.")
+    mean = float(given.mean())
+    half = float(special.stdtrit(len(given) - 1, 0.5 + LEVEL / 2) * given.std(ddof=1) / np.sqrt(len(given)))
+    low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
+    return Interval(value=mean, low=low, high=high, n=n, clusters=len(given))
+
+
 def win_rate(
     outcomes: Sequence[float] | Floats, clusters: Labels | None = None, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:

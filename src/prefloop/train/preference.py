@@ -82,6 +82,9 @@ class PreferenceRun(Config):
     mix_pairs: int = Field(
         0, ge=0, description="comparisons of a mix with red_team_share; 0 takes as many as its shares allow"
     )
+    training_pairs: int = Field(
+        0, ge=0, description="comparisons to train on at most, drawn by seed, the fewer within the more; 0 takes all"
+    )
     centring: float = Field(
         0.0, ge=0.0, description="weight of the squared mean score of a comparison: holds the zero of the scores"
     )
