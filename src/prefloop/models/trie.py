@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.errors import DataError, ModelError
+from prefloop.models.lean import is_lean, lean_hidden
 
 __all__ = ["PackedBatch", "pack", "packed_hidden", "require_exact"]
 
@@ -103,8 +104,11 @@ def pack(sequences: Sequence[Sequence[int]], row_tokens: int) -> PackedBatch:
 def packed_hidden(trunk: Any, batch: PackedBatch, at: Int[Tensor, " read"]) -> Float[Tensor, "read hidden"]:
     """Last hidden states of a causal trunk (`AutoModel`) at flat places, equal to those of the plain forward.
 
-    Differentiable. Rows of about the same length run together, so a long row does not pad the others.
+    Differentiable. Rows of about the same length run together, so a long row does not pad the others; a Llama on a
+    CPU runs without any padding (`lean`).
     """
+    if is_lean(trunk):
+        return lean_hidden(trunk, batch, at)
     width = batch.ids.shape[1]
     row, column = at // width, at % width
     pieces: list[Tensor] = []

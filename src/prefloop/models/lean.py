@@ -1,0 +1,311 @@
+"""The forward of a Llama-like trunk over token tries on a CPU, with less work than the general one. Knows no training.
+
+`packed_hidden` takes this way by itself where it can; the general way stays for every other model and for GPUs. Both
+give the same hidden states (a test compares them, gradients too). What is saved:
+
+- linear layers run over real tokens alone, in one flat row: no padding to a common length, and the projections that
+  read the same input are one product;
+- each tree attends within itself: no mask where it is a plain sequence, none between trees that share a row;
+- the last layer's queries, output projection and feed-forward run at the places that are read alone;
+- norms, rotation and gate are functions with their gradient written out: fewer passes over memory, fewer tensors kept.
+
+Under autocast in bfloat16 the products take bfloat16 and the residual stream, norms and attention stay in float32.
+
+Legend: T tokens in a flat row, tree after tree; H heads, K key-value heads, D head width; read as in `trie`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding, linear, scaled_dot_product_attention
+
+__all__ = ["LeanLayer", "is_lean", "lean_hidden", "lean_layers", "rotary"]
+
+_KINDS = ("llama",)
+
+
+def is_lean(trunk: Any) -> bool:
+    """Whether this module computes the trunk exactly: Llama's architecture on a CPU, without adapters or hooks."""
+    config = getattr(trunk, "config", None)
+    return (
+        getattr(config, "model_type", None) in _KINDS
+        and type(trunk).__name__ == "LlamaModel"
+        and config.hidden_act == "silu"
+        and not config.attention_dropout
+        and trunk.embed_tokens.weight.device.type == "cpu"
+        and not getattr(trunk, "gradient_checkpointing", False)
+        and all(type(layer.mlp.down_proj) is torch.nn.Linear for layer in trunk.layers)
+        and all(type(layer.self_attn.q_proj) is torch.nn.Linear for layer in trunk.layers)
+    )
+
+
+class LeanLayer(NamedTuple):
+    """The weights of one layer, those that read the same input side by side; biases are None where there are none."""
+
+    attention_norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    output: Tensor
+    output_bias: Tensor | None
+    feed_norm: Tensor
+    gate_up: Tensor
+    gate_up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+
+
+class _Shape(NamedTuple):
+    heads: int
+    key_heads: int
+    width: int
+    scale: float
+    epsilon: float
+
+    @classmethod
+    def of(cls, trunk: Any) -> _Shape:
+        attention = trunk.layers[0].self_attn
+        config = trunk.config
+        width = attention.head_dim
+        return cls(
+            config.num_attention_heads, config.num_key_value_heads, width, attention.scaling, config.rms_norm_eps
+        )
+
+
+class _Trees(NamedTuple):
+    """How the flat row is cut. `flat` are the used places of the packed layout, tree after tree."""
+
+    flat: Int[Tensor, " T"]
+    lengths: list[int]
+    masks: list[Bool[Tensor, "column column"] | None]  # None: a plain sequence
+
+
+def lean_layers(trunk: Any, dtype: torch.dtype) -> list[LeanLayer]:
+    """The weights of all layers for products in `dtype`, gradients flow back to the trunk's own."""
+
+    def joined(*modules: Any) -> tuple[Tensor, Tensor | None]:
+        weights = [module.weight for module in modules]
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        biases = [module.bias for module in modules]
+        bias = None if biases[0] is None else torch.cat(biases).to(dtype)
+        return weight.to(dtype), bias
+
+    layers = []
+    for layer in trunk.layers:
+        attention, feed = layer.self_attn, layer.mlp
+        layers.append(
+            LeanLayer(
+                layer.input_layernorm.weight,
+                *joined(attention.q_proj, attention.k_proj, attention.v_proj),
+                *joined(attention.o_proj),
+                layer.post_attention_layernorm.weight,
+                *joined(feed.gate_proj, feed.up_proj),
+                *joined(feed.down_proj),
+            )
+        )
+    return layers
+
+
+def rotary(trunk: Any, positions: Int[Tensor, " T"]) -> tuple[Float[Tensor, "T half"], Float[Tensor, "T half"]]:
+    """Cosines and sines of the trunk's own rotary embedding, for half a head: the other half repeats them."""
+    cos, sin = trunk.rotary_emb(torch.empty(0, dtype=torch.float32), positions[None])
+    half = cos.shape[-1] // 2
+    return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
+
+
+def lean_hidden(trunk: Any, batch: Any, at: Int[Tensor, " read"]) -> Float[Tensor, "read hidden"]:
+    """`packed_hidden` of a trunk that `is_lean`. Differentiable; float32."""
+    shape = _Shape.of(trunk)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    with torch.autocast("cpu", enabled=False):
+        layers = lean_layers(trunk, dtype)
+        trees = _trees(batch)
+        place = torch.empty(batch.ids.numel(), dtype=torch.long)
+        place[trees.flat] = torch.arange(len(trees.flat))
+        reads, back = place[at].unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        ids, positions = batch.ids.flatten()[trees.flat], batch.positions.flatten()[trees.flat]
+        cos, sin = rotary(trunk, positions)
+        stream = embedding(ids, trunk.embed_tokens.weight).float()
+        for layer in layers[:-1]:
+            stream = _layer(stream, layer, shape, trees, cos, sin, dtype)
+        stream = _last_layer(stream, layers[-1], shape, trees, cos, sin, dtype, reads)
+        normed: Tensor = _Norm.apply(stream, trunk.norm.weight, shape.epsilon, torch.float32)
+        return normed.index_select(0, back)
+
+
+def _layer(
+    stream: Tensor, layer: LeanLayer, shape: _Shape, trees: _Trees, cos: Tensor, sin: Tensor, dtype: torch.dtype
+) -> Tensor:
+    normed = _Norm.apply(stream, layer.attention_norm, shape.epsilon, dtype)
+    q, k, v = _Rotated.apply(linear(normed, layer.qkv, layer.qkv_bias), cos, sin, shape)
+    mixed = [
+        _attend(*parts, mask, shape)
+        for *parts, mask in zip(
+            q.split(trees.lengths), k.split(trees.lengths), v.split(trees.lengths), trees.masks, strict=True
+        )
+    ]
+    stream = stream + linear(torch.cat(mixed).to(dtype), layer.output, layer.output_bias)
+    return stream + _feed(stream, layer, shape, dtype)
+
+
+def _last_layer(
+    stream: Tensor,
+    layer: LeanLayer,
+    shape: _Shape,
+    trees: _Trees,
+    cos: Tensor,
+    sin: Tensor,
+    dtype: torch.dtype,
+    reads: Int[Tensor, " read"],
+) -> Float[Tensor, "read hidden"]:
+    """The stream at sorted places alone; everything else is needed as keys and values only."""
+    normed = _Norm.apply(stream, layer.attention_norm, shape.epsilon, dtype)
+    query_rows = shape.heads * shape.width
+    q_weight, kv_weight = layer.qkv[:query_rows], layer.qkv[query_rows:]
+    q_bias, kv_bias = (None, None) if layer.qkv_bias is None else layer.qkv_bias.tensor_split((query_rows,))
+    only_q = shape._replace(key_heads=0)
+    q, _, _ = _Rotated.apply(linear(normed[reads], q_weight, q_bias), cos[reads], sin[reads], only_q)
+    _, k, v = _Rotated.apply(linear(normed, kv_weight, kv_bias), cos, sin, shape._replace(heads=0))
+    ends = torch.tensor([0, *trees.lengths]).cumsum(0)
+    cuts = torch.searchsorted(reads, ends).tolist()
+    counts = [stop - start for start, stop in pairwise(cuts)]
+    mixed = []
+    tree_parts = zip(q.split(counts), k.split(trees.lengths), v.split(trees.lengths), trees.masks, strict=True)
+    for (start, stop), begin, (query, key, value, mask) in zip(pairwise(cuts), ends.tolist(), tree_parts, strict=False):
+        if stop > start:
+            own = reads[start:stop] - begin
+            seen = mask[own] if mask is not None else torch.arange(len(key)) <= own[:, None]
+            mixed.append(_attend(query, key, value, seen, shape))
+    at_reads = stream[reads] + linear(torch.cat(mixed).to(dtype), layer.output, layer.output_bias)
+    return at_reads + _feed(at_reads, layer, shape, dtype)
+
+
+def _feed(stream: Tensor, layer: LeanLayer, shape: _Shape, dtype: torch.dtype) -> Tensor:
+    normed = _Norm.apply(stream, layer.feed_norm, shape.epsilon, dtype)
+    return linear(_Gated.apply(linear(normed, layer.gate_up, layer.gate_up_bias)), layer.down, layer.down_bias)
+
+
+def _attend(
+    q: Float[Tensor, "Q H D"],
+    k: Float[Tensor, "T K D"],
+    v: Float[Tensor, "T K D"],
+    mask: Bool[Tensor, "Q T"] | None,
+    shape: _Shape,
+) -> Float[Tensor, "Q HD"]:
+    mixed = scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        k.transpose(0, 1)[None],
+        v.transpose(0, 1)[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=shape.scale,
+        enable_gqa=shape.heads != shape.key_heads,
+    )
+    return mixed[0].transpose(0, 1).flatten(1)
+
+
+def _trees(batch: Any) -> _Trees:
+    """Trees of all rows. In preorder a tree is the columns from one without a parent to the next."""
+    width = batch.ids.shape[1]
+    flat, lengths, masks = [], [], []
+    for row, used in enumerate(batch.lengths):
+        parents = batch.parents[row, :used]
+        starts = [*(parents < 0).nonzero()[:, 0].tolist(), used]
+        flat.append(torch.arange(row * width, row * width + used))
+        for start, stop in pairwise(starts):
+            lengths.append(stop - start)
+            column = torch.arange(start, stop)
+            is_chain = bool((parents[start + 1 : stop] == column[:-1]).all())
+            ends = batch.subtree_ends[row, start:stop]
+            masks.append(None if is_chain else (column[:, None] >= column) & (column[:, None] < ends))
+    return _Trees(torch.cat(flat), lengths, masks)
+
+
+class _Norm(torch.autograd.Function):
+    """RMS norm of a float32 stream, (T, hidden), in `dtype`; keeps the stream and one number a token."""
+
+    @staticmethod
+    def forward(ctx: Any, stream: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+        size = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
+        scale = size.square_().div_(stream.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(stream, weight, scale)
+        return (stream * scale).mul_(weight).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        stream, weight, scale = ctx.saved_tensors
+        given = gradients[0].float()
+        product = given * stream
+        # y = w x s with s = (mean(x^2) + eps)^(-1/2): dx = s w g - x s^3 mean(w g x), dw = sum over tokens of g x s
+        weight_gradient = scale.flatten() @ product if ctx.needs_input_grad[1] else None
+        along = (product @ weight.float()).unsqueeze(-1).mul_(scale**3).div_(-stream.shape[-1])
+        result = (given * scale).mul_(weight).addcmul_(stream, along)
+        return result, weight_gradient, None, None
+
+
+class _Rotated(torch.autograd.Function):
+    """Queries, keys and values, each (T, heads, D) in float32, from their joint projection; the first two rotated."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, joint: Tensor, cos: Tensor, sin: Tensor, shape: _Shape
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        ctx.shape, ctx.dtype = shape, joint.dtype
+        turned = shape.heads + shape.key_heads
+        split = joint.view(len(joint), -1, shape.width)
+        rotated = _rotate(split[:, :turned], cos, sin)
+        return rotated[:, : shape.heads], rotated[:, shape.heads :], split[:, turned:].float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        shape: _Shape = ctx.shape
+        turned = shape.heads + shape.key_heads
+        tokens = len(cos)
+        joint = torch.empty(tokens, turned + shape.key_heads, shape.width, dtype=ctx.dtype)
+        start = 0
+        for given in gradients[:2]:
+            stop = start + given.shape[1]
+            if stop > start:
+                _rotate(given, cos, -sin, out=joint[:, start:stop])
+            start = stop
+        joint[:, turned:] = gradients[2]
+        return joint.flatten(1), None, None, None
+
+
+def _rotate(heads: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
+    """(a, b) -> (a cos - b sin, b cos + a sin) on the two halves of each head; in float32 unless `out` says otherwise."""
+    half = heads.shape[-1] // 2
+    cos, sin = cos[:, None], sin[:, None]
+    left, right = heads[..., :half].float(), heads[..., half:].float()
+    if out is None:
+        out = torch.empty(heads.shape, dtype=torch.float32)
+    out[..., :half] = (left * cos).addcmul_(right, sin, value=-1)
+    out[..., half:] = (right * cos).addcmul_(left, sin)
+    return out
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up from their joint projection, (T, 2 width); keeps the projection alone."""
+
+    @staticmethod
+    def forward(ctx: Any, joint: Tensor) -> Tensor:
+        ctx.save_for_backward(joint)
+        gate, up = joint.chunk(2, dim=-1)
+        return torch.nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (joint,) = ctx.saved_tensors
+        (given,) = gradients
+        gate, up = joint.chunk(2, dim=-1)
+        result = torch.empty_like(joint)
+        to_gate, to_up = result.chunk(2, dim=-1)
+        to_gate.copy_(torch.ops.aten.silu_backward(given * up, gate))
+        torch.mul(given, torch.nn.functional.silu(gate), out=to_up)
+        return result
