@@ -11,11 +11,13 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from memory import peak_mib
+
 from prefloop.runs import RunFolder
 from prefloop.schema import Message
 from prefloop.train.policy import PolicyRun, train_policy
@@ -89,7 +91,7 @@ print(
             "seconds": seconds,
             "episodes_per_s": 64 * options.batches / seconds,
             "seconds_per_batch": seconds / options.batches,
-            "batch_seconds": [round(b - a, 2) for a, b in zip(times, times[1:], strict=False)],
+            "batch_seconds": [round(end - begin, 2) for begin, end in pairwise(times)],
             "sampling_seconds": sum(row["time/sampling_seconds"] for row in metrics) / options.batches,
             "scoring_seconds": sum(row["time/scoring_seconds"] for row in metrics) / options.batches,
             "update_seconds": sum(row["time/update_seconds"] for row in metrics) / options.batches,

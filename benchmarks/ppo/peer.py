@@ -47,9 +47,7 @@ def policy() -> torch.nn.Module:
 
 
 def scorer() -> torch.nn.Module:
-    return AutoModelForSequenceClassification.from_pretrained(
-        options.folder / "pm", num_labels=1, dtype=torch.float32
-    )
+    return AutoModelForSequenceClassification.from_pretrained(options.folder / "pm", num_labels=1, dtype=torch.float32)
 
 
 episodes = 64 * options.batches

@@ -112,7 +112,8 @@ def main() -> None:
         write_prompts(folder, renderer, draw_prompts(world(), 1, options.prompts), options.prompts)
         return
     pairs = real_pairs(options.data)
-    tokenizer = train_bpe([hh_rlhf.build([*pair.context, Message(role="assistant", text=pair.chosen)]) for pair in pairs])
+    replied = (hh_rlhf.build([*pair.context, Message(role="assistant", text=pair.chosen)]) for pair in pairs)
+    tokenizer = train_bpe([text for text in replied if text])
     renderer = Renderer(tokenizer)
     LlamaForCausalLM(llama(options.hidden, options.layers)).save_pretrained(folder / "policy")
     LlamaForSequenceClassification(llama(options.hidden, options.layers, num_labels=1)).save_pretrained(folder / "pm")

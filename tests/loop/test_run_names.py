@@ -8,7 +8,7 @@ from prefloop.errors import ConfigError
 from prefloop.loop.round import create_workspace
 from prefloop.loop.runs import run_language_model, run_policy, run_preference
 from prefloop.train.lm import LanguageRun
-from prefloop.train.policy import PolicyRun
+from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import PreferenceRun
 
 

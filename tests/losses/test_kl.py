@@ -77,3 +77,13 @@ def test_rewards_sum_to_score_minus_coefficient_times_kl(coefficient: float, tok
 def test_unequal_shapes_are_refused() -> None:
     with pytest.raises(RuntimeError):
         k1(torch.zeros(2, 3), torch.zeros(2, 2))
+
+
+def test_the_coefficient_is_steered_to_the_target() -> None:
+    # KL 6.6 at a target of 6: error 0.1; 500 of 10,000 episodes: 0.2 * (1 + 0.1 * 0.05) = 0.201
+    assert adapted_kl_coefficient(0.2, 6.6, 6.0, 500, 10_000) == pytest.approx(0.201)
+    # KL 60: the error is clamped to 0.2: 0.2 * (1 + 0.2 * 0.05) = 0.202; KL 0: to -0.2: 0.198
+    assert adapted_kl_coefficient(0.2, 60.0, 6.0, 500, 10_000) == pytest.approx(0.202)
+    assert adapted_kl_coefficient(0.2, 0.0, 6.0, 500, 10_000) == pytest.approx(0.198)
+    assert adapted_kl_coefficient(0.2, 6.0, 6.0, 500, 10_000) == 0.2
+    assert adapted_kl_coefficient(0.2, 0.0, 6.0, 500, 10) == 0.0  # never below 0: 1 - 0.2 * 50

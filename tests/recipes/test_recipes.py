@@ -24,7 +24,7 @@ from prefloop.config import Config
 from prefloop.loop.round import create_workspace
 from prefloop.store.formats import import_file
 from prefloop.train.lm import LanguageRun
-from prefloop.train.policy import PolicyRun
+from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import PreferenceRun
 from prefloop.workspace import Workspace
 

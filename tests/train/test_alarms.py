@@ -31,13 +31,17 @@ def alarms(dtype: str = "float32", state: dict[str, Any] | None = None) -> Alarm
 CASES = [
     ({"policy/ratio_first_error": 0.02}, "ratio_not_one", "0.02 away from 1"),
     ({"kl/k1": -0.5}, "negative_kl", "-0.5 nats a reply"),
+    ({"score/length_correlation": 0.95}, "score_follows_length", "rewards long replies and little else"),
+    ({"score/length_correlation": -0.95}, "score_follows_length", "rewards short replies"),
     ({"reply/tokens": 81.0}, "exploding_length", "81 tokens on average, the start's 40"),
     ({"reply/stopped": 0.6}, "replies_do_not_stop", "60% of the replies"),
     ({"policy/entropy": 0.4}, "collapsed_entropy", "0.4 nats a token, 2 in the first batch"),
 ]
 
 
-@pytest.mark.parametrize(("change", "name", "words"), CASES, ids=[case[1] for case in CASES])
+@pytest.mark.parametrize(
+    ("change", "name", "words"), CASES, ids=[f"{case[1]} {place}" for place, case in enumerate(CASES)]
+)
 def test_each_condition_rings_once_until_it_ends(change: dict[str, float], name: str, words: str) -> None:
     watch = alarms()
     assert watch.check(HEALTHY) == []
@@ -74,3 +78,14 @@ def test_state_goes_on_where_it_stood() -> None:
     assert resumed.reasons == watch.reasons
     assert resumed.check(HEALTHY | {"kl/k1": -0.5}) == []
     assert [alarm.name for alarm in resumed.check(HEALTHY | {"policy/entropy": 0.4})] == ["collapsed_entropy"]
+
+
+def test_what_is_wrong_before_the_first_batch_is_named_once() -> None:
+    healthy = alarms()
+    assert healthy.check_start(0, 100, 50, 64) == []
+    silent = Alarms(interval(64.0), interval(0.0), "float32")
+    begun = silent.check_start(3, 100, 50, 64)
+    assert [alarm.name for alarm in begun] == ["prompts_too_long", "no_end_token"]
+    assert "3 of 100 prompts" in begun[0].reason
+    assert "within 64 tokens" in begun[1].reason
+    assert len(silent.state()["reasons"]) == 2

@@ -19,7 +19,8 @@ from prefloop.schema import Message
 from prefloop.train.gauges import EvaluatedReply, Gauges, evaluated_replies, evaluation_prompts
 from prefloop.train.optimisation import optimisation, read_optimisation
 from prefloop.train.optimisation_report import write_optimisation_report
-from prefloop.train.policy import PolicyRun, train_policy
+from prefloop.train.policy import train_policy
+from prefloop.train.policy_settings import PolicyRun
 
 WORDS = ["mend", "the", "blue", "cup", "how", "does", "river", "sing", "ask", "kind", "tree", "for", "bread"]
 

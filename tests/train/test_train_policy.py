@@ -24,7 +24,8 @@ from prefloop.models.responses import Prompt
 from prefloop.models.value import ValueModel
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, Sample
-from prefloop.train.policy import PolicyRun, train_policy
+from prefloop.train.policy import train_policy
+from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.ppo_update import Learner, TrainingBatch, plan_minibatches
 from prefloop.train.rollout import Budget, Rollout
 

@@ -71,7 +71,7 @@ def policy(
 ) -> None:
     """A policy with PPO against one preference model, watched by another."""
     from prefloop.loop.runs import run_policy
-    from prefloop.train.policy import PolicyRun
+    from prefloop.train.policy_settings import PolicyRun
 
     settings = PolicyRun.load([run], overrides)
     if dry_run:

@@ -27,7 +27,8 @@ from prefloop.schema import Interval, PreferencePair, SamplingSettings
 from prefloop.store import Store
 from prefloop.store.formats import ranked_pairs, read_ranked
 from prefloop.train.lm import LanguageRun, train_language_model
-from prefloop.train.policy import PolicyRun, train_policy
+from prefloop.train.policy import train_policy
+from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import PreferenceRun, train_preference
 from prefloop.train.preference_estimate import estimate_preference
 from prefloop.workspace import Workspace

@@ -154,7 +154,8 @@ def _pre_training_pairs(bench: Bench, count: int) -> list[PreferencePair]:
 
 def policy(bench: Bench) -> dict[str, Any]:
     """PPO from the start against PM a, watched by PM b, which picks the snapshot."""
-    from prefloop.train.policy import PolicyRun, train_policy
+    from prefloop.train.policy import train_policy
+    from prefloop.train.policy_settings import PolicyRun
 
     settings = bench.settings.policy.model_dump()
     extra, held_out = settings.pop("extra_prompts"), settings.pop("evaluation_prompts")

@@ -4,8 +4,8 @@ Import only torch and jaxtyping; know no model, no batch and no file.
 """
 
 from prefloop.losses.gae import Advantages, generalised_advantages, whitened
-from prefloop.losses.kl import SequenceKL, k1, k3, sequence_kl, token_rewards
-from prefloop.losses.masked import masked_mean
+from prefloop.losses.kl import SequenceKL, adapted_kl_coefficient, k1, k3, sequence_kl, token_rewards
+from prefloop.losses.masked import masked_mean, rank_correlation
 from prefloop.losses.ppo import (
     PolicyLoss,
     ValueLoss,
@@ -21,6 +21,7 @@ __all__ = [
     "PolicyLoss",
     "SequenceKL",
     "ValueLoss",
+    "adapted_kl_coefficient",
     "centring_penalties",
     "explained_variance",
     "generalised_advantages",
@@ -29,6 +30,7 @@ __all__ = [
     "masked_mean",
     "policy_loss",
     "preference_losses",
+    "rank_correlation",
     "sequence_kl",
     "token_logps",
     "token_rewards",

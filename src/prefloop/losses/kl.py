@@ -75,3 +75,14 @@ def is_last_token(is_response: Bool[Tensor, "batch response"]) -> Bool[Tensor, "
     later = torch.zeros_like(is_response)
     later[:, :-1] = is_response[:, 1:]
     return is_response & ~later
+
+
+def adapted_kl_coefficient(coefficient: float, kl: float, target: float, episodes: int, horizon_episodes: int) -> float:
+    """The coefficient after a batch whose KL was `kl`, steered so that the KL comes to `target`; both nats a reply.
+
+    coefficient * (1 + clamp(kl / target - 1, -0.2, 0.2) * episodes / horizon_episodes); never negative.
+
+    Source: Ziegler et al. 2019, "Fine-tuning language models from human preferences", section 2.2.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return max(coefficient * (1 + error * episodes / horizon_episodes), 0.0)

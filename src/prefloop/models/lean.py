@@ -31,17 +31,23 @@ _KINDS = ("llama",)
 
 def is_lean(trunk: Any) -> bool:
     """Whether this module computes the trunk exactly: Llama's architecture on a CPU, without adapters or hooks."""
-    config = getattr(trunk, "config", None)
+    config: Any = getattr(trunk, "config", None)
     return (
-        getattr(config, "model_type", None) in _KINDS
-        and type(trunk).__name__ == "LlamaModel"
+        type(trunk).__name__ == "LlamaModel"
+        and config.model_type in _KINDS
         and config.hidden_act == "silu"
         and not config.attention_dropout
         and trunk.embed_tokens.weight.device.type == "cpu"
         and not getattr(trunk, "gradient_checkpointing", False)
-        and all(type(layer.mlp.down_proj) is torch.nn.Linear for layer in trunk.layers)
-        and all(type(layer.self_attn.q_proj) is torch.nn.Linear for layer in trunk.layers)
+        and all(type(module) is torch.nn.Linear for layer in trunk.layers for module in _projections(layer))
     )
+
+
+def _projections(layer: Any) -> list[Any]:
+    """All linear parts of a layer: an adapter puts something else in the place of one."""
+    attention, feed = layer.self_attn, layer.mlp
+    own = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    return [*own, feed.gate_proj, feed.up_proj, feed.down_proj]
 
 
 class LeanLayer(NamedTuple):
@@ -133,21 +139,17 @@ def lean_hidden(trunk: Any, batch: Any, at: Int[Tensor, " read"]) -> Float[Tenso
         for layer in layers[:-1]:
             stream = _layer(stream, layer, shape, trees, cos, sin, dtype)
         stream = _last_layer(stream, layers[-1], shape, trees, cos, sin, dtype, reads)
-        normed: Tensor = _Norm.apply(stream, trunk.norm.weight, shape.epsilon, torch.float32)
+        normed: Tensor = _norm(stream, trunk.norm.weight, shape.epsilon, torch.float32)
         return normed.index_select(0, back)
 
 
 def _layer(
     stream: Tensor, layer: LeanLayer, shape: _Shape, trees: _Trees, cos: Tensor, sin: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    normed = _Norm.apply(stream, layer.attention_norm, shape.epsilon, dtype)
-    q, k, v = _Rotated.apply(linear(normed, layer.qkv, layer.qkv_bias), cos, sin, shape)
-    mixed = [
-        _attend(*parts, mask, shape)
-        for *parts, mask in zip(
-            q.split(trees.lengths), k.split(trees.lengths), v.split(trees.lengths), trees.masks, strict=True
-        )
-    ]
+    normed = _norm(stream, layer.attention_norm, shape.epsilon, dtype)
+    q, k, v = _rotated(linear(normed, layer.qkv, layer.qkv_bias), cos, sin, shape)
+    tree_parts = zip(*(part.split(trees.lengths) for part in (q, k, v)), trees.masks, strict=True)
+    mixed = [_attend(query, key, value, mask, shape) for query, key, value, mask in tree_parts]
     stream = stream + linear(torch.cat(mixed).to(dtype), layer.output, layer.output_bias)
     return stream + _feed(stream, layer, shape, dtype)
 
@@ -163,13 +165,13 @@ def _last_layer(
     reads: Int[Tensor, " read"],
 ) -> Float[Tensor, "read hidden"]:
     """The stream at sorted places alone; everything else is needed as keys and values only."""
-    normed = _Norm.apply(stream, layer.attention_norm, shape.epsilon, dtype)
+    normed = _norm(stream, layer.attention_norm, shape.epsilon, dtype)
     query_rows = shape.heads * shape.width
     q_weight, kv_weight = layer.qkv[:query_rows], layer.qkv[query_rows:]
     q_bias, kv_bias = (None, None) if layer.qkv_bias is None else layer.qkv_bias.tensor_split((query_rows,))
     only_q = shape._replace(key_heads=0)
-    q, _, _ = _Rotated.apply(linear(normed[reads], q_weight, q_bias), cos[reads], sin[reads], only_q)
-    _, k, v = _Rotated.apply(linear(normed, kv_weight, kv_bias), cos, sin, shape._replace(heads=0))
+    q, _, _ = _rotated(linear(normed[reads], q_weight, q_bias), cos[reads], sin[reads], only_q)
+    _, k, v = _rotated(linear(normed, kv_weight, kv_bias), cos, sin, shape._replace(heads=0))
     ends = torch.tensor([0, *trees.lengths]).cumsum(0)
     cuts = torch.searchsorted(reads, ends).tolist()
     counts = [stop - start for start, stop in pairwise(cuts)]
@@ -185,8 +187,8 @@ def _last_layer(
 
 
 def _feed(stream: Tensor, layer: LeanLayer, shape: _Shape, dtype: torch.dtype) -> Tensor:
-    normed = _Norm.apply(stream, layer.feed_norm, shape.epsilon, dtype)
-    return linear(_Gated.apply(linear(normed, layer.gate_up, layer.gate_up_bias)), layer.down, layer.down_bias)
+    normed = _norm(stream, layer.feed_norm, shape.epsilon, dtype)
+    return linear(_gated(linear(normed, layer.gate_up, layer.gate_up_bias)), layer.down, layer.down_bias)
 
 
 def _attend(
@@ -205,7 +207,8 @@ def _attend(
         scale=shape.scale,
         enable_gqa=shape.heads != shape.key_heads,
     )
-    return mixed[0].transpose(0, 1).flatten(1)
+    result: Tensor = mixed[0].transpose(0, 1).flatten(1)
+    return result
 
 
 def _trees(batch: Any) -> _Trees:
@@ -233,7 +236,8 @@ class _Norm(torch.autograd.Function):
         size = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
         scale = size.square_().div_(stream.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(stream, weight, scale)
-        return (stream * scale).mul_(weight).to(dtype)
+        normed: Tensor = (stream * scale).mul_(weight).to(dtype)
+        return normed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -251,9 +255,7 @@ class _Rotated(torch.autograd.Function):
     """Queries, keys and values, each (T, heads, D) in float32, from their joint projection; the first two rotated."""
 
     @staticmethod
-    def forward(
-        ctx: Any, joint: Tensor, cos: Tensor, sin: Tensor, shape: _Shape
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, joint: Tensor, cos: Tensor, sin: Tensor, shape: _Shape) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         ctx.shape, ctx.dtype = shape, joint.dtype
         turned = shape.heads + shape.key_heads
@@ -279,7 +281,7 @@ class _Rotated(torch.autograd.Function):
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
-    """(a, b) -> (a cos - b sin, b cos + a sin) on the two halves of each head; in float32 unless `out` says otherwise."""
+    """(a, b) -> (a cos - b sin, b cos + a sin) on the two halves of each head; in float32 or as `out`."""
     half = heads.shape[-1] // 2
     cos, sin = cos[:, None], sin[:, None]
     left, right = heads[..., :half].float(), heads[..., half:].float()
@@ -309,3 +311,8 @@ class _Gated(torch.autograd.Function):
         to_gate.copy_(torch.ops.aten.silu_backward(given * up, gate))
         torch.mul(given, torch.nn.functional.silu(gate), out=to_up)
         return result
+
+
+_norm: Any = _Norm.apply
+_rotated: Any = _Rotated.apply
+_gated: Any = _Gated.apply

@@ -15,6 +15,8 @@ RATIO_ERROR_LIMIT = {"float32": 1e-2, "bfloat16": 0.5}
 LENGTH_FACTOR = 2.0
 STOPPED_LOSS = 0.3
 ENTROPY_FACTOR = 0.25
+LENGTH_CORRELATION = 0.9
+"""Spearman's rank correlation of score and length within a batch from which on the score says little but length."""
 KL_ROUNDING = 1e-2
 """Nats a reply that rounding may take off: log-probabilities carry errors of about 1e-6 in fp32, 1e-2 in bf16."""
 
@@ -43,6 +45,30 @@ class Alarms:
         self._first_entropy: float | None = None if state is None else state["first_entropy"]
         self._holding: set[str] = set() if state is None else set(state["holding"])
         self.reasons: list[str] = [] if state is None else list(state["reasons"])
+
+    def check_start(self, left_out: int, prompts: int, room_tokens: int, max_response_tokens: int) -> list[Alarm]:
+        """What is wrong before the first batch: prompts that do not fit, a policy that does not end its replies."""
+        begun = []
+        if left_out:
+            begun.append(
+                Alarm(
+                    "prompts_too_long",
+                    f"{left_out} of {prompts} prompts were left out, because their last turn alone is longer than the "
+                    f"{room_tokens} tokens that the window leaves beside a reply; lower max_response_tokens or take a "
+                    "model with a longer window.",
+                )
+            )
+        if self._start_stopped == 0:
+            begun.append(
+                Alarm(
+                    "no_end_token",
+                    f"none of the starting policy's evaluated replies wrote its end token within "
+                    f"{max_response_tokens} tokens: it never learned to (train it on replies with `train lm`), or "
+                    "max_response_tokens is too low.",
+                )
+            )
+        self.reasons += [f"{alarm.name} at 0 episodes: {alarm.reason}" for alarm in begun]
+        return begun
 
     def check(self, row: Mapping[str, float]) -> list[Alarm]:
         """The alarms that begin with this row."""
@@ -73,6 +99,14 @@ class Alarms:
                 "negative_kl",
                 f"the KL estimate is {kl:.3g} nats a reply, more than 3 standard errors ({error:.2g}) below 0, which "
                 "no policy can be: the replies were not drawn from the policy that scored them.",
+            )
+        follows = row.get("score/length_correlation", 0.0)
+        if abs(follows) > LENGTH_CORRELATION:
+            yield Alarm(
+                "score_follows_length",
+                f"the rank correlation of score and reply length is {follows:.2f} (limit {LENGTH_CORRELATION:g}): the "
+                f"preference model rewards {'long' if follows > 0 else 'short'} replies and little else; compare it "
+                "with the length baseline (`eval preference`) and train it anew.",
             )
         tokens, stopped = row["reply/tokens"], row["reply/stopped"]
         if tokens > LENGTH_FACTOR * self._start_tokens:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from prefloop.errors import ModelError
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import (
     Prompt,
@@ -137,23 +140,43 @@ def collect(
     budget: Budget,
     workers: Workers,
     on_sampled: Callable[[], None] = lambda: None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Rollout:
     """Samples `n` replies to each prompt and scores them by both PMs, the reference and the value model.
 
     Args:
         on_sampled: called between sampling and scoring (a stopwatch).
+        autocast: makes the context of each forward that scores; sampling has none.
+
+    Errors:
+        ModelError: a score, a value or a log-probability of the reference is not a finite number.
     """
     samples = sample_replies(models, prompts, n, max_response_tokens, seed, workers)
     on_sampled()
     prompts = [prompt for prompt in prompts for _ in range(n)]
     ids, responses = [prompt.ids for prompt in prompts], [sample.ids for sample in samples]
     sizes = {"row_tokens": budget.row_tokens, "tokens_per_forward": budget.tokens_per_forward}
-    logp_reference, values, scores, held_out = workers.run(
-        lambda: all_logps(models.reference, ids, responses, **sizes),
-        lambda: _all_values(value, ids, responses, budget),
-        lambda: score_replies(models.preference_model, models.renderer, prompts, samples),
-        lambda: score_replies(models.held_out, models.renderer, prompts, samples),
-    )
+
+    def scored(judge: PreferenceModel) -> list[float]:
+        with autocast():
+            return score_replies(judge, models.renderer, prompts, samples)
+
+    def reference() -> Tensor:
+        with autocast():
+            return all_logps(models.reference, ids, responses, **sizes)
+
+    def valued() -> Tensor:
+        with autocast():
+            return _all_values(value, ids, responses, budget)
+
+    jobs: list[Callable[[], Any]] = [reference, valued, partial(scored, models.preference_model)]
+    if models.held_out is not models.preference_model:
+        jobs.append(partial(scored, models.held_out))
+    logp_reference, values, scores, *others = workers.run(*jobs)
+    held_out = others[0] if others else scores
+    for name, numbers in (("reference's log-probabilities", logp_reference), ("value model's values", values)):
+        if not numbers.isfinite().all():
+            raise ModelError(f"Some of the {name} are not finite numbers; its weights are damaged or overflow.")
     is_response = response_mask(responses)
     return Rollout(
         prompts,

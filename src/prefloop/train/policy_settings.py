@@ -1,0 +1,63 @@
+"""What can be set in a policy run, and what each setting means. Knows no model and no training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from prefloop.config import NAME, Config
+from prefloop.train.gauges import Watching
+
+__all__ = ["PolicyRun"]
+
+
+class PolicyRun(Config):
+    """`prefloop train policy RUN.toml`."""
+
+    name: str = Field("policy", pattern=NAME, description="goes into the names of the run folder and the snapshots")
+    policy: Path = Field(description="Hugging Face folder of the policy to start from; it is the reference too")
+    preference_model: Path = Field(description="the PM that gives the reward")
+    held_out_preference_model: Path = Field(
+        description="a PM trained on other data: it watches, and picks the snapshot"
+    )
+    watching_preference_models: Watching = Field(
+        {}, description="further PMs by name (other half, other sizes) that score every snapshot and choose nothing"
+    )
+    episodes: int = Field(3072, ge=1, description="replies trained on, rounded up to whole batches")
+    episodes_per_batch: int = Field(256, ge=2, description="replies between two looks at fresh samples")
+    samples_per_prompt: int = Field(1, ge=1, description="replies to one prompt in a batch; more are cheaper")
+    epochs: int = Field(2, ge=1, description="passes over each batch (the paper's K: 1, 2 or 4)")
+    minibatches: int = Field(4, ge=1, description="optimiser steps an epoch")
+    max_response_tokens: int = Field(64, ge=1, description="a longer reply is cut off")
+    learning_rate: float = Field(2e-4, gt=0.0, description="of the policy; about 2e-4 at 1 M parameters, 1e-6 at 7 B")
+    value_learning_rate: float = Field(5e-4, gt=0.0, description="of the value model")
+    learning_rate_warmup_episodes: int = Field(0, ge=0, description="linear from 0")
+    halve_learning_rate_every_episodes: int = Field(0, ge=0, description="0 never; the paper's online runs 100,000")
+    value_warmup_batches: int = Field(0, ge=0, description="first batches in which the value model alone learns")
+    kl_coefficient: float = Field(0.02, ge=0.0, description="reward units per nat; where it starts with kl_target")
+    kl_target: float | None = Field(None, gt=0.0, description="nats a reply that the coefficient steers to")
+    kl_horizon_episodes: int = Field(10_000, ge=1, description="how slowly kl_target steers; more is slower")
+    normalise: Literal["reference", "none"] = Field("reference", description="scale of the score within the reward")
+    no_end_penalty: float = Field(1.0, ge=0.0, description="reward units taken off a reply that did not stop")
+    gamma: float = Field(1.0, gt=0.0, le=1.0, description="discount per token; the paper's is 1")
+    gae_lambda: float = Field(0.95, ge=0.0, le=1.0, description="1 takes whole returns, 0 one step")
+    clip: float = Field(0.2, gt=0.0, description="of the probability ratio")
+    value_clip: float | None = Field(None, gt=0.0, description="reward units that a value may move on one batch")
+    max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
+    snapshots: int = Field(8, ge=1, description="saved and evaluated evenly along the run, besides the start")
+    snapshot_every_root_kl: float = Field(
+        0.0, ge=0.0, description="also whenever sqrt(KL) passes a multiple of this (square root of nats); 0 never"
+    )
+    checkpoint_every_batches: int = Field(4, ge=1, description="batches that a killed run loses at most")
+    row_tokens: int = Field(128, ge=16, description="length of a packed row; short rows are cheap on a CPU")
+    tokens_per_forward: int = Field(
+        2048, ge=16, description="bounds memory; on a CPU parts that fit the cache are fast"
+    )
+    workers: int = Field(0, ge=0, description="jobs side by side on a CPU; 0 takes 2 where there are 2 cores")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the products in forwards and updates; weights and sampling stay in float32"
+    )
+    device: str = Field("auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="'auto' takes a GPU if there is one")
+    seed: int = Field(0, description="of prompts, samples and minibatches")

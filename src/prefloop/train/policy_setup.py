@@ -1,0 +1,148 @@
+"""What a policy run needs before its first batch: models, windows, devices, prompts in their order. Trains nothing."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from prefloop.errors import ConfigError, ModelError
+from prefloop.models.language import load_language_model, window_tokens
+from prefloop.models.preference import PreferenceModel
+from prefloop.models.responses import Prompt, same_tokens
+from prefloop.models.trie import require_exact
+from prefloop.models.value import ValueModel
+from prefloop.train.policy_settings import PolicyRun
+from prefloop.train.rollout import Models, Workers, derived_seed
+
+_log = logging.getLogger(__name__)
+
+
+class PromptOrder:
+    """Which prompts make a batch: all of them in a random order before any comes again.
+
+    Errors:
+        ConfigError: the batch is no multiple of the samples of a prompt.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], run: PolicyRun) -> None:
+        self.prompts_per_batch, rest = divmod(run.episodes_per_batch, run.samples_per_prompt)
+        if rest:
+            raise ConfigError(
+                f"episodes_per_batch = {run.episodes_per_batch} is no multiple of samples_per_prompt = "
+                f"{run.samples_per_prompt}; change one of them."
+            )
+        self._prompts, self._seed = prompts, run.seed
+        self._epoch, self._order = -1, list[int]()
+
+    def batch(self, index: int) -> list[Prompt]:
+        """The prompts of one batch; what came before does not matter."""
+        start = index * self.prompts_per_batch
+        return [self._at(place) for place in range(start, start + self.prompts_per_batch)]
+
+    def _at(self, place: int) -> Prompt:
+        epoch, within = divmod(place, len(self._prompts))
+        if self._epoch != epoch:
+            generator = np.random.default_rng(derived_seed(self._seed, "prompts", epoch))
+            self._epoch, self._order = epoch, generator.permutation(len(self._prompts)).tolist()
+        return self._prompts[self._order[within]]
+
+
+def score_scale(run: PolicyRun, scores: Sequence[float]) -> tuple[float, float]:
+    """Mean and deviation that make the starting policy's scores 0 and 1, or 0 and 1 themselves.
+
+    Errors:
+        ModelError: the scores do not differ, so there is nothing to learn.
+    """
+    if run.normalise == "none":
+        return 0.0, 1.0
+    mean, std = float(np.mean(scores)), float(np.std(scores))
+    if std < 1e-6:
+        raise ModelError(
+            f"{run.preference_model} gives all {len(scores)} replies of the starting policy the score {mean:.3g}, so "
+            "there is nothing to learn from it; train it on more comparisons."
+        )
+    return mean, std
+
+
+def learning_rate_factor(run: PolicyRun, episodes: int) -> float:
+    """The factor on both learning rates for a batch that begins after `episodes`."""
+    warmup = run.learning_rate_warmup_episodes
+    rise = min(1.0, (episodes + run.episodes_per_batch) / warmup) if warmup else 1.0
+    halve = run.halve_learning_rate_every_episodes
+    return rise * (0.5 ** (episodes // halve) if halve else 1.0)
+
+
+def load_models(run: PolicyRun, device: torch.device) -> Models:
+    """Policy, its frozen copy as the reference, and both PMs.
+
+    Errors:
+        ModelError: one of them cannot be loaded, or cannot share beginnings exactly.
+    """
+    policy, renderer = load_language_model(run.policy)
+    require_exact(policy.base_model)
+    policy.to(device)
+    train = PreferenceModel.load(run.preference_model, row_tokens=run.row_tokens)
+    held_out = train  # the same folder is loaded once, and scores once
+    if run.held_out_preference_model != run.preference_model:
+        held_out = PreferenceModel.load(run.held_out_preference_model, row_tokens=run.row_tokens)
+    for judge in (train, held_out):
+        judge.model.requires_grad_(False).to(device)
+    return Models(policy, copy.deepcopy(policy).requires_grad_(False), train, held_out, renderer)
+
+
+def value_model(models: Models, mean: float, std: float) -> ValueModel:
+    """Started from the PM where that reads the policy's tokens, otherwise from the policy's trunk."""
+    pm = models.preference_model
+    if pm.shares_beginnings and same_tokens(pm.renderer, models.renderer):
+        return ValueModel.from_preference_model(pm, mean, std)
+    difference = "has another tokenizer than the policy" if pm.shares_beginnings else "shares no beginnings"
+    _log.warning("The preference model %s: the value model starts at 0.", difference)
+    return ValueModel.from_policy(models.reference)
+
+
+def room_tokens(run: PolicyRun, models: Models, *watching: PreferenceModel) -> int:
+    """What is left for a prompt in the windows of policy and PMs.
+
+    Errors:
+        ConfigError: nothing.
+    """
+    judges = (models.preference_model, models.held_out, *watching)
+    windows = [window_tokens(models.policy), *(judge.max_tokens for judge in judges)]
+    room = min(windows) - run.max_response_tokens - 1  # 1: the end token that closes a cut reply for the PMs
+    if room < 1:
+        raise ConfigError(
+            f"max_response_tokens = {run.max_response_tokens} leaves no room for a prompt in a window of "
+            f"{min(windows)} tokens; lower it."
+        )
+    return room
+
+
+def run_device(name: str) -> torch.device:
+    """The device of the setting; 'auto' is a GPU where there is one.
+
+    Errors:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device = {name!r}, and this machine has no GPU that torch can use; set device = 'cpu'.")
+    return torch.device(name)
+
+
+def run_workers(run: PolicyRun, device: torch.device) -> Workers:
+    """Two jobs with half the cores each: independent forwards side by side waste less than one forward on all cores."""
+    cores = torch.get_num_threads()
+    count = 1 if device.type != "cpu" else run.workers or min(2, cores)
+    return Workers(count, max(1, cores // count))
+
+
+def prompts_fingerprint(*prompts: Sequence[Prompt]) -> str:
+    """A digest of all prompts: a run is resumed on its own."""
+    text = repr([[prompt.ids for prompt in part] for part in prompts])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
