@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefloop.losses.kl import is_last_token, k1, k3, sequence_kl, token_rewards
+from prefloop.losses.kl import adapted_kl_coefficient, is_last_token, k1, k3, sequence_kl, token_rewards
 
 IS_RESPONSE = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
 

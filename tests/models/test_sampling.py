@@ -26,7 +26,9 @@ from transformers import (
 )
 
 from prefloop.errors import DataError, ModelError
+from prefloop.models import sampling
 from prefloop.models.language import new_llama, train_tokenizer
+from prefloop.models.lean_decode import LeanDecoder
 from prefloop.models.sampling import BatchDecoder, TorchSampler
 from prefloop.models.token_draw import DrawSettings, draw_tokens, row_key, uniforms
 from prefloop.render import Renderer
@@ -143,20 +145,53 @@ def test_a_sample_depends_on_prompt_settings_seed_and_index_alone(llama: Any) ->
     assert [[s.ids for s in samples] for samples in bounded.sample(prompts, 4, settings, 5)] == whole, "cache budget"
 
 
-def test_a_prompt_is_computed_once_for_all_its_answers(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_is_computed_once_for_all_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = make("qwen3")
     prefilled: list[tuple[int, ...]] = []
-    forward = llama.base_model.forward
+    forward = other.base_model.forward
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         if kwargs["input_ids"].shape[1] > 1:
             prefilled.append(tuple(kwargs["input_ids"].shape))
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(llama.base_model, "forward", counting)
+    monkeypatch.setattr(other.base_model, "forward", counting)
+    one, two = prompts_of(12, 9)
+    sampler = TorchSampler(other, EndOnly(), "v", max_rows=16)  # type: ignore[arg-type]
+    sampler.sample([one, two], 8, SamplingSettings(max_response_tokens=4), seed=0)
+    assert prefilled == [(2, 11)]  # two prompts, the longer one without its last token: 12 - 1
+
+
+def test_a_lean_prompt_is_computed_once_and_without_padding(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[list[int]] = []
+    prefill = LeanDecoder.prefill
+
+    def counting(self: Any, prefixes: Any, *rest: Any) -> None:
+        computed.append([len(prefix) for prefix in prefixes])
+        prefill(self, prefixes, *rest)
+
+    monkeypatch.setattr(LeanDecoder, "prefill", counting)
     one, two = prompts_of(12, 9)
     sampler = TorchSampler(llama, EndOnly(), "v", max_rows=16)  # type: ignore[arg-type]
     sampler.sample([one, two], 8, SamplingSettings(max_response_tokens=4), seed=0)
-    assert prefilled == [(2, 11)]  # two prompts, the longer one without its last token: 12 - 1
+    assert computed == [[11, 8]]  # each without its last token
+
+
+def test_lean_and_general_decoding_draw_the_same(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = prompts_of(3, 17, 8, 30, 17, 2, 5, 9, 11)
+    settings = SamplingSettings(max_response_tokens=20)
+
+    def samples() -> list[Any]:
+        sampler = TorchSampler(llama, EndOnly(), "v", max_rows=10)  # type: ignore[arg-type]
+        return [sample for group in sampler.sample(prompts, 3, settings, seed=4) for sample in group]
+
+    lean = samples()
+    monkeypatch.setattr(sampling, "is_lean", lambda trunk: False)
+    general = samples()
+    assert [sample.ids for sample in lean] == [sample.ids for sample in general]
+    assert [sample.finish_reason for sample in lean] == [sample.finish_reason for sample in general]
+    for one, other in zip(lean, general, strict=True):
+        assert one.logps == pytest.approx(other.logps, abs=2e-5)
 
 
 def test_rows_join_and_leave_a_running_batch(llama: Any) -> None:

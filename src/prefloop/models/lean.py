@@ -24,9 +24,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 
-__all__ = ["LeanLayer", "is_lean", "lean_hidden", "lean_layers", "rotary"]
+__all__ = ["LeanLayer", "LeanShape", "attend", "is_lean", "lean_hidden", "lean_layers", "rotary", "rotate"]
 
 _KINDS = ("llama",)
+_ROPES = ("default", "linear", "llama3")  # those whose angles depend on the position alone
+
+_SIZE_STEP = 128
+"""In bfloat16 a product of a new size is compiled, and that stays in memory: rows come in such steps."""
 
 
 def is_lean(trunk: Any) -> bool:
@@ -36,6 +40,7 @@ def is_lean(trunk: Any) -> bool:
         type(trunk).__name__ == "LlamaModel"
         and config.model_type in _KINDS
         and config.hidden_act == "silu"
+        and trunk.rotary_emb.rope_type in _ROPES
         and not config.attention_dropout
         and trunk.embed_tokens.weight.device.type == "cpu"
         and not getattr(trunk, "gradient_checkpointing", False)
@@ -65,7 +70,9 @@ class LeanLayer(NamedTuple):
     down_bias: Tensor | None
 
 
-class _Shape(NamedTuple):
+class LeanShape(NamedTuple):
+    """What a layer's attention and norms need to know."""
+
     heads: int
     key_heads: int
     width: int
@@ -73,7 +80,7 @@ class _Shape(NamedTuple):
     epsilon: float
 
     @classmethod
-    def of(cls, trunk: Any) -> _Shape:
+    def of(cls, trunk: Any) -> LeanShape:
         attention = trunk.layers[0].self_attn
         config = trunk.config
         width = attention.head_dim
@@ -125,7 +132,7 @@ def rotary(trunk: Any, positions: Int[Tensor, " T"]) -> tuple[Float[Tensor, "T h
 
 def lean_hidden(trunk: Any, batch: Any, at: Int[Tensor, " read"]) -> Float[Tensor, "read hidden"]:
     """`packed_hidden` of a trunk that `is_lean`. Differentiable; float32."""
-    shape = _Shape.of(trunk)
+    shape = LeanShape.of(trunk)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     with torch.autocast("cpu", enabled=False):
         layers = lean_layers(trunk, dtype)
@@ -134,6 +141,11 @@ def lean_hidden(trunk: Any, batch: Any, at: Int[Tensor, " read"]) -> Float[Tenso
         place[trees.flat] = torch.arange(len(trees.flat))
         reads, back = place[at].unique(return_inverse=True)  # type: ignore[no-untyped-call]
         ids, positions = batch.ids.flatten()[trees.flat], batch.positions.flatten()[trees.flat]
+        if dtype != torch.float32:  # few sizes, see _SIZE_STEP
+            extra = -len(ids) % _SIZE_STEP
+            ids, positions = (torch.cat([one, one.new_zeros(extra)]) for one in (ids, positions))
+            trees = trees._replace(lengths=[*trees.lengths, extra], masks=[*trees.masks, None])
+            reads = torch.cat([reads, reads[-1:].expand(-len(reads) % _SIZE_STEP)])
         cos, sin = rotary(trunk, positions)
         stream = embedding(ids, trunk.embed_tokens.weight).float()
         for layer in layers[:-1]:
@@ -144,12 +156,12 @@ def lean_hidden(trunk: Any, batch: Any, at: Int[Tensor, " read"]) -> Float[Tenso
 
 
 def _layer(
-    stream: Tensor, layer: LeanLayer, shape: _Shape, trees: _Trees, cos: Tensor, sin: Tensor, dtype: torch.dtype
+    stream: Tensor, layer: LeanLayer, shape: LeanShape, trees: _Trees, cos: Tensor, sin: Tensor, dtype: torch.dtype
 ) -> Tensor:
     normed = _norm(stream, layer.attention_norm, shape.epsilon, dtype)
     q, k, v = _rotated(linear(normed, layer.qkv, layer.qkv_bias), cos, sin, shape)
     tree_parts = zip(*(part.split(trees.lengths) for part in (q, k, v)), trees.masks, strict=True)
-    mixed = [_attend(query, key, value, mask, shape) for query, key, value, mask in tree_parts]
+    mixed = [attend(query, key, value, mask, shape) for query, key, value, mask in tree_parts]
     stream = stream + linear(torch.cat(mixed).to(dtype), layer.output, layer.output_bias)
     return stream + _feed(stream, layer, shape, dtype)
 
@@ -157,7 +169,7 @@ def _layer(
 def _last_layer(
     stream: Tensor,
     layer: LeanLayer,
-    shape: _Shape,
+    shape: LeanShape,
     trees: _Trees,
     cos: Tensor,
     sin: Tensor,
@@ -181,23 +193,24 @@ def _last_layer(
         if stop > start:
             own = reads[start:stop] - begin
             seen = mask[own] if mask is not None else torch.arange(len(key)) <= own[:, None]
-            mixed.append(_attend(query, key, value, seen, shape))
+            mixed.append(attend(query, key, value, seen, shape))
     at_reads = stream[reads] + linear(torch.cat(mixed).to(dtype), layer.output, layer.output_bias)
     return at_reads + _feed(at_reads, layer, shape, dtype)
 
 
-def _feed(stream: Tensor, layer: LeanLayer, shape: _Shape, dtype: torch.dtype) -> Tensor:
+def _feed(stream: Tensor, layer: LeanLayer, shape: LeanShape, dtype: torch.dtype) -> Tensor:
     normed = _norm(stream, layer.feed_norm, shape.epsilon, dtype)
     return linear(_gated(linear(normed, layer.gate_up, layer.gate_up_bias)), layer.down, layer.down_bias)
 
 
-def _attend(
+def attend(
     q: Float[Tensor, "Q H D"],
     k: Float[Tensor, "T K D"],
     v: Float[Tensor, "T K D"],
     mask: Bool[Tensor, "Q T"] | None,
-    shape: _Shape,
+    shape: LeanShape,
 ) -> Float[Tensor, "Q HD"]:
+    """Attention within one tree; without a mask each token sees those before it and itself."""
     mixed = scaled_dot_product_attention(
         q.transpose(0, 1)[None],
         k.transpose(0, 1)[None],
@@ -255,18 +268,18 @@ class _Rotated(torch.autograd.Function):
     """Queries, keys and values, each (T, heads, D) in float32, from their joint projection; the first two rotated."""
 
     @staticmethod
-    def forward(ctx: Any, joint: Tensor, cos: Tensor, sin: Tensor, shape: _Shape) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, joint: Tensor, cos: Tensor, sin: Tensor, shape: LeanShape) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         ctx.shape, ctx.dtype = shape, joint.dtype
         turned = shape.heads + shape.key_heads
         split = joint.view(len(joint), -1, shape.width)
-        rotated = _rotate(split[:, :turned], cos, sin)
+        rotated = rotate(split[:, :turned], cos, sin)
         return rotated[:, : shape.heads], rotated[:, shape.heads :], split[:, turned:].float()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        shape: _Shape = ctx.shape
+        shape: LeanShape = ctx.shape
         turned = shape.heads + shape.key_heads
         tokens = len(cos)
         joint = torch.empty(tokens, turned + shape.key_heads, shape.width, dtype=ctx.dtype)
@@ -274,13 +287,13 @@ class _Rotated(torch.autograd.Function):
         for given in gradients[:2]:
             stop = start + given.shape[1]
             if stop > start:
-                _rotate(given, cos, -sin, out=joint[:, start:stop])
+                rotate(given, cos, -sin, out=joint[:, start:stop])
             start = stop
         joint[:, turned:] = gradients[2]
         return joint.flatten(1), None, None, None
 
 
-def _rotate(heads: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
     """(a, b) -> (a cos - b sin, b cos + a sin) on the two halves of each head; in float32 or as `out`."""
     half = heads.shape[-1] // 2
     cos, sin = cos[:, None], sin[:, None]

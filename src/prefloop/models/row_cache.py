@@ -131,6 +131,20 @@ class RowCache(Cache):
             layer.key_rows[rows, :, :prompt_slots] = keys[sources]
             layer.value_rows[rows, :, :prompt_slots] = values[sources]
 
+    @property
+    def row_layers(self) -> Sequence[_RowLayer]:
+        """Keys and values by layer."""
+        return self._row_layers
+
+    def write_prompt(self, layer: int, rows: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        """Writes one prompt's keys and values of a layer, each (H, P, D), to all of `rows`."""
+        own = self._row_layers[layer]
+        if not own.is_initialized:
+            own.lazy_initialization(keys[None], values[None])
+        for row in rows:
+            own.key_rows[row, :, : keys.shape[1]] = keys
+            own.value_rows[row, :, : keys.shape[1]] = values
+
     def copy(self, rows: Tensor, sources: Tensor, slots: int) -> None:
         """Copies the first `slots` slots of the rows `sources` (n,) to `rows` (n,): a prompt that is already here."""
         for layer in self._row_layers:

@@ -24,6 +24,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from prefloop.errors import DataError, ModelError
+from prefloop.models.lean import is_lean
+from prefloop.models.lean_decode import LeanDecoder
 from prefloop.models.row_cache import RowCache
 from prefloop.models.token_draw import DrawSettings, draw_tokens, row_key, uniforms
 from prefloop.render import Renderer
@@ -101,6 +103,7 @@ class BatchDecoder:
         self._inputs = np.zeros(0, dtype=np.int64)  # the token of each row that is fed next
         self._keys = np.zeros(0, dtype=np.uint64)
         self._draw_settings: DrawSettings | None = None
+        self._lean: LeanDecoder | None = None
 
     def __len__(self) -> int:
         """Rows that wait or run."""
@@ -155,14 +158,17 @@ class BatchDecoder:
             return []
         rows = self._rows
         slots = torch.from_numpy(self._slots).to(self._device)
-        mask = self._cache.begin_step(slots, int(self._slots.max()) + 1)
-        logits = self.model(
-            input_ids=torch.from_numpy(self._inputs).to(self._device)[:, None],
-            position_ids=slots[:, None],
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).logits[:, -1]
+        if self._lean is not None:
+            logits = self._lean.step(self._inputs, self._slots, self._cache)
+        else:
+            mask = self._cache.begin_step(slots, int(self._slots.max()) + 1)
+            logits = self.model(
+                input_ids=torch.from_numpy(self._inputs).to(self._device)[:, None],
+                position_ids=slots[:, None],
+                attention_mask=mask,
+                past_key_values=self._cache,
+                use_cache=True,
+            ).logits[:, -1]
         counts = np.fromiter((row.drawn for row in rows), dtype=np.int64, count=len(rows))
         uniform = torch.from_numpy(uniforms(self._keys, counts)).to(self._device)
         drawn = draw_tokens(logits, self._settings_of_rows(), uniform)
@@ -244,6 +250,8 @@ class BatchDecoder:
             return
         if not self._rows:
             self._cache.clear()  # a batch of long rows does not keep its memory
+            self._lean = LeanDecoder(self.model) if is_lean(self.model.base_model) else None  # the weights of now
+        joining.sort(key=lambda row: -len(row.prompt))  # neighbours attend together: let them be of one length
         count = len(self._rows)
         known: dict[bytes, int] = {}
         for place, running in enumerate(self._rows):
@@ -269,6 +277,9 @@ class BatchDecoder:
     def _prefill(self, places: dict[bytes, list[int]]) -> None:
         """Computes each prefix once, in chunks of similar length, and copies it to its places."""
         ordered = sorted(places, key=len, reverse=True)
+        if self._lean is not None:
+            self._lean_prefill(self._lean, ordered, places)
+            return
         while ordered:
             width = len(ordered[0]) // 8
             chunk = ordered[: max(1, self.max_prefill_tokens // width)]
@@ -285,6 +296,18 @@ class BatchDecoder:
             sources = [index for index, prefix in enumerate(chunk) for _ in places[prefix]]
             layers = [(keys, values) for keys, values, *_ in prefill]
             self._cache.insert(self._index(np.array(targets)), layers, self._index(np.array(sources)))
+
+    def _lean_prefill(self, lean: LeanDecoder, ordered: list[bytes], places: dict[bytes, list[int]]) -> None:
+        """The same without padding, so that a chunk is a number of tokens."""
+        chunk: list[bytes] = []
+        tokens = 0
+        for prefix in [*ordered, b""]:
+            if chunk and (not prefix or tokens + len(prefix) // 8 > self.max_prefill_tokens):
+                prefixes = [np.frombuffer(one, dtype=np.int64) for one in chunk]
+                lean.prefill(prefixes, [places[one] for one in chunk], self._cache)
+                chunk, tokens = [], 0
+            chunk.append(prefix)
+            tokens += len(prefix) // 8
 
     def _index(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)

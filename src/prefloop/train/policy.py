@@ -49,6 +49,7 @@ from prefloop.losses import (
 from prefloop.models.checkpoint import latest_checkpoint, save_checkpoint
 from prefloop.models.language import save_model
 from prefloop.models.lean import is_lean
+from prefloop.models.memory import release_free_memory
 from prefloop.models.responses import encode_prompts
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, Noun
@@ -266,6 +267,8 @@ class _Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """Notes the time of the part that ends here; what it had of memory goes back before the next begins."""
+        release_free_memory()
         now = time.perf_counter()
         self._seconds[name], self._last = now - self._last, now
 
