@@ -186,7 +186,7 @@ def test_lean_and_general_decoding_draw_the_same(llama: Any, monkeypatch: pytest
         return [sample for group in sampler.sample(prompts, 3, settings, seed=4) for sample in group]
 
     lean = samples()
-    monkeypatch.setattr(sampling, "is_lean", lambda trunk: False)
+    monkeypatch.setattr(sampling, "is_lean_model", lambda model: False)
     general = samples()
     assert [sample.ids for sample in lean] == [sample.ids for sample in general]
     assert [sample.finish_reason for sample in lean] == [sample.finish_reason for sample in general]

@@ -57,7 +57,7 @@ def settings(models: Path, **more: Any) -> PolicyRun:
         "device": "cpu",
         "learning_rate": 5e-3,
         "kl_coefficient": 0.0,
-        "snapshot_every_root_kl": 0.2,
+        "snapshot_every_root_kl": 0.1,
         "checkpoint_every_batches": 1,
         "watching_preference_models": {"small": models / "small"},
     }
@@ -107,7 +107,7 @@ def test_a_run_keeps_what_its_gauges_saw_and_resumes_alike(models: Path, tmp_pat
 
     assert len(asked) == 20
     assert list(replies) == sorted(rows)
-    assert len(rows) > 3  # more than the start and the end: sqrt(KL) passed multiples of 0.2 on its way
+    assert len(rows) > 3  # more than the start and the end: sqrt(KL) passed multiples of 0.1 on its way
     for episodes, row in rows.items():
         kept = replies[episodes]
         assert [reply.prompt for reply in kept] == list(range(20))

@@ -1,6 +1,6 @@
 """Prompts and single-token steps of a Llama on a CPU over a `RowCache`, in fewer and larger operations than its own.
 
-`BatchDecoder` takes this way by itself where `is_lean` allows it. Rows of about the same length attend together, so a
+`BatchDecoder` takes this way by itself where `is_lean_model` allows it. Rows of about the same length attend together, so a
 short row does not read a long one's slots; prompts run without padding, and their last layer gives keys and values
 alone. Knows nothing of drawing tokens and of when rows come and go.
 
@@ -19,20 +19,25 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
 
-from prefloop.models.lean import LeanLayer, LeanShape, attend, lean_layers, rotary, rotate
+from prefloop.models.lean import LeanLayer, LeanShape, attend, is_lean, lean_layers, rotary, rotate
 from prefloop.models.row_cache import RowCache
 
-__all__ = ["LeanDecoder"]
+__all__ = ["LeanDecoder", "is_lean_model"]
 
 _GROUPS = 4  # of rows that attend together
 _SMALLEST_GROUP = 8
+
+
+def is_lean_model(model: Any) -> bool:
+    """Whether a `LeanDecoder` gives the model's own logits."""
+    return type(model).__name__ == "LlamaForCausalLM" and is_lean(model.base_model)
 
 
 class LeanDecoder:
     """The weights of a causal LM laid out for decoding. They are a copy: make a new one after an update.
 
     Args:
-        model: a causal LM whose trunk `is_lean`.
+        model: a causal LM that `is_lean_model`.
     """
 
     @torch.inference_mode()

@@ -24,8 +24,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from prefloop.errors import DataError, ModelError
-from prefloop.models.lean import is_lean
-from prefloop.models.lean_decode import LeanDecoder
+from prefloop.models.lean_decode import LeanDecoder, is_lean_model
 from prefloop.models.row_cache import RowCache
 from prefloop.models.token_draw import DrawSettings, draw_tokens, row_key, uniforms
 from prefloop.render import Renderer
@@ -250,7 +249,7 @@ class BatchDecoder:
             return
         if not self._rows:
             self._cache.clear()  # a batch of long rows does not keep its memory
-            self._lean = LeanDecoder(self.model) if is_lean(self.model.base_model) else None  # the weights of now
+            self._lean = LeanDecoder(self.model) if is_lean_model(self.model) else None  # the weights of now
         joining.sort(key=lambda row: -len(row.prompt))  # neighbours attend together: let them be of one length
         count = len(self._rows)
         known: dict[bytes, int] = {}
