@@ -1,8 +1,8 @@
 """Prompts and single-token steps of a Llama on a CPU over a `RowCache`, in fewer and larger operations than its own.
 
-`BatchDecoder` takes this way by itself where `is_lean_model` allows it. Rows of about the same length attend together, so a
-short row does not read a long one's slots; prompts run without padding, and their last layer gives keys and values
-alone. Knows nothing of drawing tokens and of when rows come and go.
+`BatchDecoder` takes this way by itself where `is_lean_model` allows it. Rows of about the same length attend together,
+so a short row does not read a long one's slots; prompts run without padding, and their last layer gives keys and
+values alone. Knows nothing of drawing tokens and of when rows come and go.
 
 Legend as in `row_cache`: R rows, H heads, K key-value heads, D head width; T prompt tokens in a flat row.
 """
