@@ -18,6 +18,7 @@ import pytest
 from prefloop import errors, schema
 from prefloop.config import Config
 from prefloop.evals import elo, policy, preference
+from prefloop.evals.comparisons import LogpAccuracy
 from prefloop.schema import Interval, Noun, PreferencePair
 from prefloop.stats import elo as elo_of
 from prefloop.train.ppo_update import PolicyUpdate, ValueUpdate
@@ -76,9 +77,24 @@ def names_at_run_time() -> dict[str, set[str]]:
     evaluated = preference.evaluate_preference(
         _Lengths(), twice, choice_probabilities=[0.7] * len(twice), words={None: _Lengths()}
     )
-    replies = policy.Replies(scores={"pm": ONE}, tokens=ONE, stopped=ONE, distinct={}, length_correlation={})
+    replies = policy.Replies(
+        scores={"pm": ONE},
+        tokens=ONE,
+        stopped=ONE,
+        distinct={},
+        entropy=ONE,
+        self_similarity=ONE,
+        length_correlation={"pm": ONE},
+    )
     compared = policy.PolicyEvaluation(
-        prompts=2, policy=replies, base=replies, win_rates={"pm": ONE}, kl=ONE, samples=()
+        prompts=2,
+        policy=replies,
+        base=replies,
+        win_rates={"pm": ONE},
+        kl=ONE,
+        samples=(),
+        people=ONE,
+        logp_accuracy=LogpAccuracy(pairs=2, dropped_long=0, policy={"all": ONE}, base={}, ceilings={}),
     )
     table = elo_of(["a", "b"], ["b", "a"], [1.0, 1.0], anchor="a", resamples=2)
     rated = elo.SnapshotElo(table=table, judgments=2, dropped={}, cluster_by="conversation")

@@ -70,7 +70,15 @@ def test_by_hand(renderer: Renderer) -> None:
     assert found.policy.distinct[2] == 1.0
     assert found.policy.distinct[3] == 0.0
     # the policy's scores 2, 1, 0, 1 and lengths 9, 4, 8, 10 in characters: gold falls with length by definition
-    assert found.policy.length_correlation["gold"] < 0
+    gold_by_length = found.policy.length_correlation["gold"]
+    assert gold_by_length is not None
+    assert gold_by_length.value < 0
+    # the words {kind}, {kind}, {the, tree}, {kind, bread}: likeness 1, 0, 1/2, 0, 1/2, 0 of the six pairs
+    assert found.policy.self_similarity is not None
+    assert found.policy.self_similarity.value == pytest.approx(2 / 6)
+    # every scripted token has the log-probability -1
+    assert found.policy.entropy is not None
+    assert found.policy.entropy.value == 1.0
     assert found.kl is None
     shown = found.samples[1]
     assert (shown.policy, shown.base) == ("kind bread", "bread")

@@ -107,18 +107,49 @@ def scan(
 @click.option("--base", default="base", show_default=True, help="Snapshot to compare with.")
 @click.option("--pm", "names", multiple=True, help="Preference models that score; repeat for several.")
 @click.option("--prompts", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--max-response-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--sandbox", is_flag=True, help="Fresh prompts of the tiny world; its known preference scores too.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
 @workspace_option
 @json_option
 def policy(
-    model: str, base: str, names: tuple[str, ...], prompts: int, seed: int, workspace_path: Path, as_json: bool
+    model: str,
+    base: str,
+    names: tuple[str, ...],
+    prompts: int,
+    max_response_tokens: int,
+    sandbox: bool,
+    seed: int,
+    html: Path | None,
+    workspace_path: Path,
+    as_json: bool,
 ) -> None:
-    """PM scores, win rate and KL of MODEL (a snapshot or folder) beside its base, on held-out prompts."""
-    from prefloop.loop.runs import compare_policies
+    """Scores, win rates, KL, variety and length of MODEL (a snapshot or folder) beside its base.
+
+    On held-out prompts, helpful and harmless ones apart; on held-out comparisons its accuracy by log-probability; and
+    the judgments of people who compared the two.
+    """
+    from prefloop.evals import write_policy_page
+    from prefloop.loop.policy_evaluation import compare_policies
 
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
-        emit(compare_policies(workspace, store, model, base, names, prompts, seed), as_json)
+        found = compare_policies(
+            workspace,
+            store,
+            model,
+            base,
+            names,
+            prompts=prompts,
+            max_response_tokens=max_response_tokens,
+            seed=seed,
+            is_sandbox=sandbox,
+        )
+    if html is not None:
+        write_policy_page(found.evaluation, html, model, base, found.data)
+        note(f"Wrote {html}")
+    emit(found.evaluation.model_dump(mode="json"), as_json)
 
 
 @eval_.command("best-of")

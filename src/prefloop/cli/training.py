@@ -1,4 +1,4 @@
-"""`prefloop train lm|preference|policy RUN.toml`."""
+"""`prefloop train lm|distill|preference|policy RUN.toml`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,22 @@ def lm(run: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool, works
         emit(settings.model_dump(mode="json"), as_json)
     else:
         emit(run_language_model(Workspace(workspace_path), settings, resume=resume), as_json)
+
+
+@train.command()
+@_run_options
+def distill(
+    run: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool, workspace_path: Path, as_json: bool
+) -> None:
+    """A model that answers without an example prompt as its teacher does with it."""
+    from prefloop.loop.distillation import run_distillation
+    from prefloop.train.distill import DistillRun
+
+    settings = DistillRun.load([run], overrides)
+    if dry_run:
+        emit(settings.model_dump(mode="json"), as_json)
+    else:
+        emit(run_distillation(Workspace(workspace_path), settings, resume=resume), as_json)
 
 
 @train.command()

@@ -6,8 +6,11 @@ Know no training; results are nouns with intervals, rows of the store where one 
 from prefloop.evals.baselines import Agreement, TfidfRegression, worker_agreement
 from prefloop.evals.best_of import BesidePolicy, BestOfEvaluation, BestOfPoint, evaluate_best_of
 from prefloop.evals.best_of_report import write_best_of_report
+from prefloop.evals.comparisons import LogpAccuracy, logp_accuracy, people_win_rate
+from prefloop.evals.distill import Behaviour, DistillEvaluation, evaluate_distillation
 from prefloop.evals.elo import SnapshotElo, evaluate_elo
 from prefloop.evals.policy import PolicyEvaluation, SideBySide, evaluate_policy
+from prefloop.evals.policy_page import write_policy_page
 from prefloop.evals.preference import PreferenceEvaluation, ScoredPair, evaluate_preference, fitted_temperature
 from prefloop.evals.preference_report import (
     add_preference_sections,
@@ -19,9 +22,12 @@ from prefloop.evals.scans import ScanEvaluation, ScanPoint, Trial, evaluate_scan
 
 __all__ = [
     "Agreement",
+    "Behaviour",
     "BesidePolicy",
     "BestOfEvaluation",
     "BestOfPoint",
+    "DistillEvaluation",
+    "LogpAccuracy",
     "PolicyEvaluation",
     "PreferenceEvaluation",
     "ScanEvaluation",
@@ -33,13 +39,17 @@ __all__ = [
     "Trial",
     "add_preference_sections",
     "evaluate_best_of",
+    "evaluate_distillation",
     "evaluate_elo",
     "evaluate_policy",
     "evaluate_preference",
     "evaluate_scan",
     "fitted_temperature",
+    "logp_accuracy",
+    "people_win_rate",
     "worker_agreement",
     "write_best_of_report",
+    "write_policy_page",
     "write_preference_report",
     "write_preference_reports",
     "write_scan_report",

@@ -11,22 +11,38 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefloop.errors import DataError
-from prefloop.evals import BestOfEvaluation, evaluate_best_of
+from prefloop.evals import (
+    BestOfEvaluation,
+    PolicyEvaluation,
+    evaluate_best_of,
+    evaluate_policy,
+    logp_accuracy,
+    people_win_rate,
+)
 from prefloop.evals.replies import KnownPreference
 from prefloop.loop.data import Context, evenly, split, stored_pairs
 from prefloop.loop.runs import load_preference_model, resolve_model
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.responses import same_tokens
 from prefloop.models.sampling import TorchSampler
-from prefloop.sandbox import Gold, draw_prompts, is_harmful, world
+from prefloop.sandbox import Gold, Population, draw_prompts, is_harmful, world
+from prefloop.sandbox.limits import known_pairs
 from prefloop.schema import Mode, SamplingSettings
 from prefloop.store import Store
 from prefloop.workspace import Workspace
 
 _SANDBOX_SEED = 5_000_011
 """Added to the seed of prompts of the tiny world, so that no training run draws the same ones."""
+_MOST_COMPARISONS = 1000
 HELD_OUT_SHARE = 0.1
 """Of the conversations, as `prefloop train policy` keeps them from its prompts."""
+
+
+class Compared(NamedTuple):
+    """An evaluation and the description of its prompts."""
+
+    evaluation: PolicyEvaluation
+    data: str
 
 
 class EvaluationPrompts(NamedTuple):
@@ -57,6 +73,67 @@ def evaluation_prompts(store: Store, count: int, seed: int, *, is_sandbox: bool)
     return EvaluationPrompts(
         [pair.context for pair in pairs], [pair.mode for pair in pairs], [pair.conversation_id for pair in pairs], None
     )
+
+
+def compare_policies(
+    workspace: Workspace,
+    store: Store,
+    model: str,
+    base: str,
+    preference_models: Sequence[str],
+    *,
+    prompts: int,
+    max_response_tokens: int,
+    seed: int,
+    is_sandbox: bool,
+) -> Compared:
+    """`prefloop eval policy`: one reply of each to held-out prompts, and what held-out comparisons say of both.
+
+    Errors:
+        DataError: nothing to take prompts from, no scorer, or a policy with another tokenizer than its base.
+    """
+    policy, start = (load_language_model(resolve_model(workspace, store, Path(name))) for name in (model, base))
+    if not same_tokens(policy.renderer, start.renderer):
+        raise DataError(f"{model!r} and {base!r} have different tokenizers; name the base that the policy came from.")
+    scorers = {name: load_preference_model(workspace, store, name) for name in preference_models}
+    found = evaluation_prompts(store, prompts, seed, is_sandbox=is_sandbox)
+    evaluation = evaluate_policy(
+        TorchSampler(policy.model, policy.renderer, model),
+        TorchSampler(start.model, start.renderer, base),
+        found.contexts,
+        scorers,
+        policy.renderer,
+        gold=found.gold,
+        reference=start.model,
+        settings=SamplingSettings(max_response_tokens=max_response_tokens),
+        room_tokens=window_tokens(policy.model) - max_response_tokens,
+        clusters=found.clusters,
+        modes=[mode.value for mode in found.modes],
+        seed=seed,
+    )
+    ids = {snapshot.name: snapshot.id for snapshot in store.snapshots()}
+    update: dict[str, object] = {}
+    if model in ids and base in ids:
+        update["people"] = people_win_rate(store.pairs(), ids[model], ids[base])
+    if is_sandbox:  # judged afresh: PMs of a round have seen every comparison of the workspace
+        sampler, people = TorchSampler(start.model, start.renderer, base), Population(seed=seed).traits()
+        held_out = [known.pair for known in known_pairs(sampler, start.renderer, world(), found.contexts, people, seed)]
+    else:
+        held_out = split(stored_pairs(store), HELD_OUT_SHARE).held_out
+    if held_out:
+        update["logp_accuracy"] = logp_accuracy(
+            policy.model,
+            start.model,
+            policy.renderer,
+            evenly(held_out, _MOST_COMPARISONS),
+            scorers,
+            min([window_tokens(policy.model), *(scorer.max_tokens for scorer in scorers.values())]),
+        )
+    evaluation = evaluation.model_copy(update=update)
+    data = f"{_source(is_sandbox)}, base {base}"
+    if model in ids:
+        store.add_eval_results(evaluation.results(ids[model], data))
+    return Compared(evaluation, data)
 
 
 def best_of(

@@ -5,25 +5,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefloop.errors import ConfigError, DataError, ModelError, UserError
-from prefloop.evals import evaluate_policy, evaluate_preference, write_preference_report
+from prefloop.evals import evaluate_preference, write_preference_report
 from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, some_of, split, stored_pairs
 from prefloop.loop.snapshots import model_path, register
 from prefloop.models.checkpoint import latest_checkpoint
-from prefloop.models.language import load_language_model, window_tokens
+from prefloop.models.language import load_language_model
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.sampling import TorchSampler
 from prefloop.runs import RunFolder
-from prefloop.sandbox import Population, contrast_pairs, dialogues, draw_prompts, world
+from prefloop.sandbox import Population, assistants, contrast_pairs, dialogues, draw_prompts, world
 from prefloop.sandbox.contrasts import PRE_TRAINING_WAYS
 from prefloop.sandbox.limits import contrast_accuracy, known_pairs
 from prefloop.sandbox.tiny import CHAT_MODEL, SHIPPED, tiny_model
-from prefloop.schema import Interval, PreferencePair, SamplingSettings
+from prefloop.schema import Interval, PreferencePair
 from prefloop.store import Store
 from prefloop.store.formats import ranked_pairs, read_ranked
 from prefloop.train.lm import LanguageRun, train_language_model
@@ -40,16 +40,19 @@ _SANDBOX_HELD_OUT = 3000
 def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool = False) -> dict[str, Any]:
     """`prefloop train lm`: the texts are the workspace's preferred conversations, or the tiny world's."""
     with workspace.store() as store:
-        _require_free_name(store, run.name, resume)
-        if run.sandbox_dialogues:
+        require_free_name(store, run.name, resume)
+        if run.sandbox_dialogues and run.sandbox_assistants:
+            raise ConfigError("sandbox_dialogues and sandbox_assistants are both set; leave one of them.")
+        if run.sandbox_dialogues or run.sandbox_assistants:
             texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
+            texts += list(assistants(world(), run.seed, run.sandbox_assistants))
         else:
             pairs = _some(stored_pairs(store), "comparisons to take texts from")
             texts = [list(conversation) for conversation in conversations_of(split(pairs, run.held_out_share).training)]
         if run.start is not None:
             run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
         folder = RunFolder.create(workspace.runs, "lm", run, name=run.name, resume=resume, texts=len(texts))
-        with _nothing_half_done(folder):
+        with nothing_half_done(folder):
             model = train_language_model(run, texts, folder, resume=resume)
         snapshot = register(workspace, store, run.name, model, run_id=folder.path.name)
     last = [row for row in folder.metrics() if "lm/held_out_loss" in row][-1:]
@@ -64,13 +67,13 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
 def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = False) -> dict[str, Any]:
     """`prefloop train preference`: trains on the workspace's judgments and evaluates on held-out conversations."""
     with workspace.store() as store:
-        _require_free_name(store, run.name, resume)
+        require_free_name(store, run.name, resume)
         run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
         data = preference_data(store, run)
         folder = RunFolder.create(
             workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(data.training)
         )
-        with _nothing_half_done(folder):
+        with nothing_half_done(folder):
             trained = train_preference(run, data.training, folder, data.held_out, resume=resume)
         snapshot = register(workspace, store, run.name, trained.path, kind="preference_model", run_id=folder.path.name)
         result: dict[str, Any] = {
@@ -167,7 +170,7 @@ def chosen_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> list[Pref
 def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) -> dict[str, Any]:
     """`prefloop train policy`: the prompts are the contexts of the workspace's comparisons."""
     with workspace.store() as store:
-        _require_free_name(store, run.name, resume)
+        require_free_name(store, run.name, resume)
         update = {
             name: resolve_model(workspace, store, getattr(run, name))
             for name in ("policy", "preference_model", "held_out_preference_model")
@@ -181,7 +184,7 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
         folder = RunFolder.create(
             workspace.runs, "policy", run, name=run.name, resume=resume, data=fingerprint(training)
         )
-        with _nothing_half_done(folder):
+        with nothing_half_done(folder):
             result = train_policy(run, prompts, folder, evaluation, resume=resume)
         snapshot = register(workspace, store, run.name, result.best.path, run_id=folder.path.name)
     return {
@@ -198,7 +201,7 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
 
 
 @contextlib.contextmanager
-def _nothing_half_done(folder: RunFolder) -> Iterator[None]:
+def nothing_half_done(folder: RunFolder) -> Iterator[None]:
     """A run that is refused before its first step leaves no folder: the mended command starts afresh."""
     try:
         yield
@@ -239,26 +242,7 @@ def load_preference_model(workspace: Workspace, store: Store, name: str) -> Pref
     return PreferenceModel.load(resolve_model(workspace, store, Path(name)))
 
 
-def compare_policies(
-    workspace: Workspace, store: Store, model: str, base: str, preference_models: Sequence[str], count: int, seed: int
-) -> dict[str, Any]:
-    """`prefloop eval policy`: one reply of each to held-out prompts."""
-    policy, start = (load_language_model(resolve_model(workspace, store, Path(name))) for name in (model, base))
-    held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1).held_out
-    evaluation = evaluate_policy(
-        TorchSampler(policy.model, policy.renderer, model),
-        TorchSampler(start.model, start.renderer, base),
-        evenly(prompts_of(held_out), count),
-        {name: load_preference_model(workspace, store, name) for name in preference_models},
-        policy.renderer,
-        reference=start.model,
-        room_tokens=window_tokens(policy.model) - SamplingSettings().max_response_tokens,
-        seed=seed,
-    )
-    return evaluation.model_dump(mode="json")
-
-
-def _require_free_name(store: Store, name: str, resume: bool) -> None:
+def require_free_name(store: Store, name: str, resume: bool) -> None:
     """Before the work rather than after it: two runs cannot leave a snapshot of the same name."""
     if not resume and any(snapshot.name == name for snapshot in store.snapshots()):
         raise ConfigError(

@@ -1,8 +1,9 @@
-"""Pure tensor functions: the preference loss, PPO's losses, advantages, KL estimates, masked statistics.
+"""Pure tensor functions: losses of preference, distillation and PPO, advantages, KL estimates, masked statistics.
 
 Import only torch and jaxtyping; know no model, no batch and no file.
 """
 
+from prefloop.losses.distill import TopClasses, distill_losses, top_classes
 from prefloop.losses.gae import Advantages, generalised_advantages, whitened
 from prefloop.losses.kl import SequenceKL, adapted_kl_coefficient, k1, k3, sequence_kl, token_rewards
 from prefloop.losses.masked import masked_mean, rank_correlation
@@ -20,9 +21,11 @@ __all__ = [
     "Advantages",
     "PolicyLoss",
     "SequenceKL",
+    "TopClasses",
     "ValueLoss",
     "adapted_kl_coefficient",
     "centring_penalties",
+    "distill_losses",
     "explained_variance",
     "generalised_advantages",
     "k1",
@@ -34,6 +37,7 @@ __all__ = [
     "sequence_kl",
     "token_logps",
     "token_rewards",
+    "top_classes",
     "value_loss",
     "whitened",
 ]

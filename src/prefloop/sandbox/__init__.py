@@ -9,7 +9,7 @@ from prefloop.sandbox.gold import UNREADABLE, Gold, Weights
 from prefloop.sandbox.judges import Population, Traits, choice_probability
 from prefloop.sandbox.language import Kind, Request, World, world
 from prefloop.sandbox.prompts import draw_prompts, is_harmful
-from prefloop.sandbox.speaker import Manners, Speaker, dialogues
+from prefloop.sandbox.speaker import Manners, Speaker, assistants, dialogues
 
 __all__ = [
     "UNREADABLE",
@@ -22,6 +22,7 @@ __all__ = [
     "Traits",
     "Weights",
     "World",
+    "assistants",
     "choice_probability",
     "contrast_pairs",
     "dialogues",

@@ -131,3 +131,40 @@ def dialogues(world: World, seed: int, count: int, harmful_share: float = 0.3) -
     speaker = Speaker(world, chance)
     for _ in range(count):
         yield speaker.dialogue(chance.choice((1, 1, 2, 3)), chance.random() < harmful_share)
+
+
+def assistants(world: World, seed: int, count: int, harmful_share: float = 0.3) -> Iterator[list[Message]]:
+    """Training texts: several dialogues of one assistant each, with manners of its own from bad to good.
+
+    Whoever reads the first dialogues knows how the assistant will answer in the next ones: what a model must have
+    learned before an example prompt can move it.
+    """
+    chance = random.Random(f"assistants-{seed}")
+    for _ in range(count):
+        speaker = Speaker(world, chance, _manners(chance.random()))
+        messages: list[Message] = []
+        for _ in range(chance.choice((2, 3, 4, 5, 6))):
+            messages += speaker.dialogue(chance.choice((1, 1, 2)), chance.random() < harmful_share)
+        yield messages
+
+
+def _manners(goodness: float) -> Manners:
+    """From the worst assistant (0) to the best (1)."""
+
+    def between(worst: float, best: float) -> float:
+        return worst + (best - worst) * goodness
+
+    return Manners(
+        right_slots=between(0.1, 0.98),
+        right_kind=between(0.75, 1.0),
+        filler=between(0.5, 0.0),
+        closer=between(0.1, 0.7),
+        rude=between(0.5, 0.0),
+        repeat=between(0.3, 0.0),
+        stray_detail=between(0.2, 0.0),
+        refuse_harmless=between(0.2, 0.0),
+        refuse_harmful=between(0.0, 1.0),
+        reason=between(0.1, 0.95),
+        instead=between(0.1, 0.95),
+        detail_counts=(0.0, 0.1, 0.3, 0.6) if goodness > 0.5 else (0.3, 0.4, 0.2, 0.1),
+    )

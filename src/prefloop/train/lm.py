@@ -1,7 +1,7 @@
 """Training a language model from scratch or on from a folder. One loop, top to bottom; knows no preference.
 
-Every token of the texts is a target (headers and the person's turns too): the policies start from this model.
-Texts are packed as tries, so documents never see each other.
+Every token of the texts is a target (headers and the person's turns too), or with `targets` the replies alone:
+supervised fine-tuning. Policies start from either. Texts are packed as tries, so documents never see each other.
 
 Deviations from the paper: (1) the models are trained from scratch on the texts at hand, (2) an optional warm-up on
 random tokens written twice, where the second copy is the target, builds the copying heads that a small model
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -31,6 +31,7 @@ from prefloop.models.language import (
     save_model,
     scale_logits,
     train_tokenizer,
+    window_tokens,
 )
 from prefloop.models.trie import pack, packed_hidden
 from prefloop.render import Renderer
@@ -68,7 +69,13 @@ class LanguageRun(Config):
     sandbox_dialogues: int = Field(
         0, ge=0, description="texts of the tiny world; 0 takes the workspace's conversations"
     )
+    sandbox_assistants: int = Field(
+        0, ge=0, description="texts of the tiny world, each several dialogues of one assistant, good or bad"
+    )
     held_out_share: float = Field(0.1, ge=0.0, lt=1.0, description="share of the workspace's conversations left out")
+    targets: Literal["all", "replies", "last_reply"] = Field(
+        "all", description="tokens that are learned: all of the text, every reply, or the one that people preferred"
+    )
     shape: ModelShape = ModelShape()
     copy_steps: int = Field(0, ge=0, description="warm-up steps on random tokens written twice")
     copy_tokens_per_step: int = Field(2048, ge=64, description="smaller than tokens_per_step: what counts is steps")
@@ -109,8 +116,14 @@ def train_language_model(
         raise DataError(f"{len(conversations)} conversations leave none to train on; give more texts.")
     torch.manual_seed(run.seed)
     model, renderer = _start(run, training)
-    texts = _tokenized(training, renderer, run.shape.window_tokens)
-    held_out_texts = _tokenized(held_out, renderer, run.shape.window_tokens) if held_out else []
+    window = window_tokens(model)
+    texts = _tokenized(training, renderer, window, run.targets)
+    held_out_texts = _tokenized(held_out, renderer, window, run.targets)
+    if not texts:
+        raise DataError(
+            f"None of the {len(training)} conversations has a reply within the window of {window} tokens; set "
+            "targets = 'all', or give shorter ones."
+        )
     optimizer = _optimizer(model, run)
     order = _Order(len(texts), run.seed)
     first_step = 0
@@ -128,11 +141,9 @@ def train_language_model(
         for group in optimizer.param_groups:
             group["lr"] = run.learning_rate * _schedule(step, run)
         if step < run.copy_steps:
-            batch = _copy_batch(step, run, renderer)
-            loss = _loss(model, batch.sequences, batch.targets_from, run)
+            loss = _loss(model, _copy_batch(step, run, renderer), run)
         else:
-            sequences = order.take(texts, run.tokens_per_step)
-            loss = _loss(model, sequences, [1] * len(sequences), run)
+            loss = _loss(model, order.take(texts, run.tokens_per_step), run)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"The loss of step {step + 1} is {loss.item()}; lower learning_rate ({run.learning_rate}) and resume."
@@ -147,11 +158,12 @@ def train_language_model(
             if held_out_texts:
                 row["lm/held_out_loss"] = held_out_loss(model, held_out_texts, run)
             folder.log(row)
+            is_tied = model.config.tie_word_embeddings
             tensors, optimizer_facts = optimizer_state(optimizer)
             save_checkpoint(
                 folder.checkpoints,
                 step + 1,
-                {f"model.{k}": v for k, v in model.state_dict().items() if k != "lm_head.weight"}
+                {f"model.{k}": v for k, v in model.state_dict().items() if not (is_tied and k == "lm_head.weight")}
                 | {f"optimizer.{k}": v for k, v in tensors.items()},
                 {"optimizer": optimizer_facts, "order": order.state()},
             )
@@ -164,15 +176,22 @@ def train_language_model(
     return save_model(model.to(getattr(torch, run.saved_dtype)), renderer.tokenizer, folder.path / "model")
 
 
+class Text(NamedTuple):
+    """Ids, and the places in them (never the first) that are learned."""
+
+    ids: list[int]
+    targets: list[int]
+
+
 @torch.no_grad()
-def held_out_loss(model: Any, texts: Sequence[Sequence[int]], run: LanguageRun) -> float:
-    """Mean negative log-likelihood of the next token, nats."""
+def held_out_loss(model: Any, texts: Sequence[Text], run: LanguageRun) -> float:
+    """Mean negative log-likelihood of the targets, nats."""
     model.eval()
     total, tokens = 0.0, 0
     for start in range(0, len(texts), 64):
         part = texts[start : start + 64]
-        count = sum(len(text) - 1 for text in part)
-        total += _loss(model, part, [1] * len(part), run).item() * count
+        count = sum(len(text.targets) for text in part)
+        total += _loss(model, part, run).item() * count
         tokens += count
     model.train()
     return total / tokens
@@ -198,9 +217,20 @@ def _start(run: LanguageRun, training: Sequence[Conversation]) -> LanguageModel:
     return LanguageModel(model, Renderer(tokenizer))
 
 
-def _tokenized(conversations: Sequence[Conversation], renderer: Renderer, window_tokens: int) -> list[list[int]]:
-    """Ids of each conversation; what is longer than the window keeps its beginning."""
-    return [renderer.conversation(conversation).ids[:window_tokens] for conversation in conversations]
+def _tokenized(
+    conversations: Sequence[Conversation], renderer: Renderer, window_tokens: int, targets: str
+) -> list[Text]:
+    """Ids of each conversation; what is longer than the window keeps its beginning. Without a target it is left out."""
+    texts = []
+    for conversation in conversations:
+        rendered = renderer.conversation(conversation)
+        wanted = [targets == "all" or is_response for is_response in rendered.is_response]
+        if targets == "last_reply":
+            last = len(rendered.ids) - len(renderer.turn_ids(conversation[-1]))
+            wanted = [is_wanted and place >= last for place, is_wanted in enumerate(wanted)]
+        size = min(len(rendered.ids), window_tokens)
+        texts.append(Text(rendered.ids[:size], [place for place in range(1, size) if wanted[place]]))
+    return [text for text in texts if text.targets]
 
 
 class _Order:
@@ -210,9 +240,9 @@ class _Order:
         self.size, self.seed, self.epoch, self.place = size, seed, 0, 0
         self._shuffle()
 
-    def take(self, texts: Sequence[Sequence[int]], tokens: int) -> list[Sequence[int]]:
-        taken: list[Sequence[int]] = []
-        while sum(len(text) for text in taken) < tokens:
+    def take(self, texts: Sequence[Text], tokens: int) -> list[Text]:
+        taken: list[Text] = []
+        while sum(len(text.ids) for text in taken) < tokens:
             if self.place == self.size:
                 self.epoch, self.place = self.epoch + 1, 0
                 self._shuffle()
@@ -232,34 +262,27 @@ class _Order:
         self._permutation = torch.randperm(self.size, generator=generator).tolist()
 
 
-class _CopyBatch:
-    """Random tokens written twice; the loss is on the second copy alone."""
-
-    def __init__(self, sequences: list[list[int]], targets_from: list[int]) -> None:
-        self.sequences, self.targets_from = sequences, targets_from
-
-
-def _copy_batch(step: int, run: LanguageRun, renderer: Renderer) -> _CopyBatch:
+def _copy_batch(step: int, run: LanguageRun, renderer: Renderer) -> list[Text]:
+    """Random tokens written twice; the loss is on the second copy alone, but for its first token."""
     generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
     vocabulary = len(renderer.tokenizer)
-    sequences, starts, tokens = [], [], 0
+    texts, tokens = [], 0
     while tokens < run.copy_tokens_per_step:
         length = int(torch.randint(8, 33, (1,), generator=generator))
         once = torch.randint(0, vocabulary, (length,), generator=generator).tolist()
-        sequences.append(once + once)
-        starts.append(length + 1)
+        texts.append(Text(once + once, list(range(length + 1, 2 * length))))
         tokens += 2 * length
-    return _CopyBatch(sequences, starts)
+    return texts
 
 
-def _loss(model: Any, sequences: Sequence[Sequence[int]], targets_from: Sequence[int], run: LanguageRun) -> Tensor:
-    """Mean next-token loss (nats) over the tokens of each sequence from its `targets_from` on."""
-    batch = pack(sequences, run.row_tokens)
+def _loss(model: Any, texts: Sequence[Text], run: LanguageRun) -> Tensor:
+    """Mean next-token loss (nats) over the targets of all texts."""
+    batch = pack([text.ids for text in texts], run.row_tokens)
     with torch.autocast("cpu", torch.bfloat16, enabled=run.dtype == "bfloat16"):
         index = torch.cat(
-            [places[start - 1 : -1] for places, start in zip(batch.token_index, targets_from, strict=True)]
+            [places[torch.tensor(text.targets) - 1] for places, text in zip(batch.token_index, texts, strict=True)]
         )
-        target = torch.cat([torch.tensor(ids[start:]) for ids, start in zip(sequences, targets_from, strict=True)])
+        target = torch.tensor([text.ids[place] for text in texts for place in text.targets])
         hidden = packed_hidden(model.base_model, batch, index)
         logits = model.get_output_embeddings()(hidden)
     return F.cross_entropy(logits.float(), target)

@@ -1,0 +1,136 @@
+"""The page of a policy's evaluation. Knows its numbers, not how they came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefloop.evals.policy import PolicyEvaluation
+from prefloop.report import Cell, Reply, Report, Tile, Transcript, format_number, interval_plot
+
+__all__ = ["write_policy_page"]
+
+
+def write_policy_page(evaluation: PolicyEvaluation, path: Path, name: str, base: str, data: str = "") -> Path:
+    """One HTML page, and its numbers as JSON beside it. `name` and `base` are those of the two models."""
+    report = Report(
+        f"Policy {name} beside {base}",
+        f"One reply of each to {format_number(evaluation.prompts)} prompts{f' ({data})' if data else ''}, with the "
+        "same settings. Intervals are 95%, clustered by conversation.",
+    )
+    tiles = [
+        Tile(f"wins by {scorer}", rate, f"over {base}, ties half") for scorer, rate in evaluation.win_rates.items()
+    ]
+    if evaluation.people is not None:
+        tiles.append(Tile("wins by people", evaluation.people, "of their judgments between the two"))
+    if evaluation.kl is not None:
+        tiles.append(Tile(f"KL to {base}", evaluation.kl, "nats a reply"))
+    tiles.append(Tile("reply length", evaluation.policy.tokens, f"tokens; {base} {evaluation.base.tokens.value:.1f}"))
+    report.tiles(tiles)
+    if evaluation.people is None:
+        report.paragraph(
+            "People have not compared these two snapshots, so their win rate is not known; collect judgments in a "
+            "study with compare = 'distinct'."
+        )
+    _scores(report, evaluation, name, base)
+    _variety(report, evaluation, name, base)
+    _logps(report, evaluation, name, base)
+    _samples(report, evaluation, name, base)
+    return report.write(path)
+
+
+def _scores(report: Report, evaluation: PolicyEvaluation, name: str, base: str) -> None:
+    report.section(
+        "Scores",
+        "Raw scores of each preference model (PM); a PM's zero is its own, so columns compare and rows do not. A PM "
+        "that the policy was trained against overrates it: what counts is what the others say.",
+    )
+    report.table(
+        ["scorer", name, base, "win rate", f"length and score: {name}", f"length and score: {base}"],
+        [
+            [
+                scorer,
+                evaluation.policy.scores[scorer],
+                evaluation.base.scores[scorer],
+                rate,
+                evaluation.policy.length_correlation[scorer],
+                evaluation.base.length_correlation[scorer],
+            ]
+            for scorer, rate in evaluation.win_rates.items()
+        ],
+        "Mean scores, win rates, and the correlation of a reply's tokens with its score",
+    )
+    if len(evaluation.modes) > 1:
+        report.section(
+            "Helpful and harmless prompts apart",
+            "The paper's Figure 14: a policy can be far up on one kind of prompt and hardly moved on the other.",
+        )
+        report.table(
+            ["prompts", "scorer", name, base, "win rate"],
+            [
+                [f"{_MODES.get(mode, mode)} ({part.prompts})", scorer, part.policy[scorer], part.base[scorer], rate]
+                for mode, part in evaluation.modes.items()
+                for scorer, rate in part.win_rates.items()
+            ],
+        )
+
+
+_MODES = {"helpful": "helpful", "red_team": "harmless (red-team)"}
+
+
+def _variety(report: Report, evaluation: PolicyEvaluation, name: str, base: str) -> None:
+    report.section("Length and variety", "Training narrows what a policy says (paper 4.6): entropy falls first.")
+    mine, other = evaluation.policy, evaluation.base
+    rows: list[list[Cell]] = [
+        ["tokens of a reply", mine.tokens, other.tokens],
+        ["share of replies that ended by themselves", mine.stopped, other.stopped],
+        ["entropy (nats a token)", mine.entropy, other.entropy],
+        ["likeness of two replies (Jaccard of words)", mine.self_similarity, other.self_similarity],
+        *(
+            [f"different runs of {size} words / all of them", share, other.distinct[size]]
+            for size, share in mine.distinct.items()
+        ),
+    ]
+    report.table(["", name, base], rows)
+
+
+def _logps(report: Report, evaluation: PolicyEvaluation, name: str, base: str) -> None:
+    found = evaluation.logp_accuracy
+    if found is None:
+        return
+    report.section(
+        "Held-out comparisons by log-probability",
+        f"Share of {format_number(found.pairs)} comparisons in which the better reply has the higher mean "
+        f"log-probability a token (paper Figure 34). The PMs' accuracies on the same comparisons are the ceilings. "
+        f"{format_number(found.dropped_long)} comparisons were too long for the window.",
+    )
+    lines = {name: found.policy, base: found.base, **{f"PM {pm}": value for pm, value in found.ceilings.items()}}
+    for group in found.policy:
+        report.plot(
+            interval_plot(
+                {line: values[group] for line, values in lines.items()},
+                title=f"Accuracy on held-out comparisons: {_MODES.get(group, group)}",
+                x_label="share of comparisons",
+                reference=0.5,
+                reference_label="chance",
+            )
+        )
+
+
+def _samples(report: Report, evaluation: PolicyEvaluation, name: str, base: str) -> None:
+    def note(scores: Mapping[str, float]) -> str:
+        return ", ".join(f"{scorer} {value:.2f}" for scorer, value in scores.items())
+
+    report.section("Replies side by side").transcripts(
+        [
+            Transcript(
+                sample.context[-1].text,
+                sample.context,
+                [
+                    Reply(name, sample.policy, note(sample.scores_policy)),
+                    Reply(base, sample.base, note(sample.scores_base)),
+                ],
+            )
+            for sample in evaluation.samples
+        ]
+    )

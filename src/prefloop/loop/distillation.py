@@ -1,0 +1,94 @@
+"""`prefloop train distill`: finds texts, prompt and models, distils, registers and looks how the student answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefloop.errors import DataError
+from prefloop.evals import DistillEvaluation, evaluate_distillation
+from prefloop.loop.data import conversations_of, split, stored_pairs
+from prefloop.loop.example_prompt import example_prompt
+from prefloop.loop.policy_evaluation import evaluation_prompts
+from prefloop.loop.runs import nothing_half_done, require_free_name, resolve_model
+from prefloop.loop.snapshots import register
+from prefloop.models.language import load_language_model
+from prefloop.runs import RunFolder, write_json
+from prefloop.sandbox import dialogues, world
+from prefloop.schema import Message
+from prefloop.store import Store
+from prefloop.store.formats import read_ranked
+from prefloop.train.distill import DistillRun, train_distillation
+from prefloop.workspace import Workspace
+
+_PROMPTS = 200
+
+
+def run_distillation(workspace: Workspace, run: DistillRun, *, resume: bool = False) -> dict[str, Any]:
+    """Trains, registers the student, and sets its replies beside the teacher's with and without the prompt."""
+    prompt = example_prompt(run.prompt)
+    with workspace.store() as store:
+        require_free_name(store, run.name, resume)
+        run = run.model_copy(
+            update={
+                "teacher": resolve_model(workspace, store, run.teacher),
+                "student": None if run.student is None else resolve_model(workspace, store, run.student),
+            }
+        )
+        texts = _texts(store, run)
+        folder = RunFolder.create(workspace.runs, "distill", run, name=run.name, resume=resume, texts=len(texts))
+        with nothing_half_done(folder):
+            trained = train_distillation(run, prompt, texts, folder, resume=resume)
+        snapshot = register(workspace, store, run.name, trained.path, run_id=folder.path.name)
+        behaviour = _behaviour(store, run, prompt, trained.path)
+    result = {
+        "run": str(folder.path),
+        "snapshot": snapshot.name,
+        "texts": trained.texts,
+        "dropped_long_texts": trained.dropped_long,
+        "kl_a_token_before": None if trained.kl_before is None else trained.kl_before.model_dump(mode="json"),
+        "kl_a_token_after": None if trained.kl_after is None else trained.kl_after.model_dump(mode="json"),
+        "replies": None if behaviour is None else behaviour.model_dump(mode="json"),
+        "targets": str(trained.targets),
+        "report": str(trained.report),
+    }
+    write_json(folder.path / "result.json", result)
+    return result
+
+
+def _texts(store: Store, run: DistillRun) -> list[Sequence[Message]]:
+    """Conversations, and each ranked question with its best answer as a dialogue (paper A.1: half of each)."""
+    texts: list[Sequence[Message]] = []
+    if run.sandbox_dialogues:
+        texts += dialogues(world(), run.seed, run.sandbox_dialogues)
+    elif pairs := stored_pairs(store):
+        texts += conversations_of(split(pairs, run.held_out_share).training)
+    for file in run.ranked_files:
+        for question in read_ranked(file):
+            best = max(question.answers, key=lambda answer: answer.score)
+            texts.append((Message(role="user", text=question.text), Message(role="assistant", text=best.text)))
+    if not texts:
+        raise DataError(
+            "There are 0 texts to distil on: the workspace holds no conversations; import some (prefloop import), or "
+            "set ranked_files or sandbox_dialogues."
+        )
+    random.Random(f"texts-{run.seed}").shuffle(texts)  # so that the held-out end is a mix too
+    return texts
+
+
+def _behaviour(store: Store, run: DistillRun, prompt: Sequence[Message], student: Path) -> DistillEvaluation | None:
+    """On held-out prompts; None where there are none."""
+    is_sandbox = run.sandbox_dialogues > 0
+    if not is_sandbox and not stored_pairs(store):
+        return None
+    found = evaluation_prompts(store, _PROMPTS, run.seed, is_sandbox=is_sandbox)
+    return evaluate_distillation(
+        load_language_model(run.teacher),
+        load_language_model(student),
+        prompt,
+        found.contexts,
+        gold=found.gold,
+        seed=run.seed,
+    )
