@@ -40,8 +40,8 @@ train pm_a preference
 train pm_b preference
 train policy policy
 step policy_report eval policy ppohh_policy --base ppohh_sft --pm ppohh_pm_a --pm ppohh_pm_b \
-    --max-response-tokens 48 --html "$workspace/policy.html"
+    --max-response-tokens 32 --html "$workspace/policy.html"
 step best_of eval best-of ppohh_sft --pm ppohh_pm_a --judge ppohh_pm_b --beside ppohh_policy --samples 32 \
-    --max-response-tokens 48 --html "$workspace/best_of.html"
+    --max-response-tokens 32 --html "$workspace/best_of.html"
 
 cat "$workspace/results/seconds.txt"

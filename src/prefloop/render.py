@@ -137,6 +137,17 @@ class Renderer:
             ids += self.turn_ids(message)
         return ids + self._pieces["assistant"].header
 
+    def next_user_ids(self, messages: Sequence[Message]) -> list[int]:
+        """All turns and the person's header: what a language model goes on with as the person would."""
+        ids = self._start_of(messages)
+        for message in messages:
+            ids += self.turn_ids(message)
+        return ids + self._pieces["user"].header
+
+    def next_user_stops(self) -> tuple[str, ...]:
+        """Texts that end a person's turn written by a model, where no end token does: the headers of layout hh."""
+        return tuple(header.strip() for header in _HH_HEADERS.values()) if self.layout == "hh" else ()
+
     def conversation(self, messages: Sequence[Message]) -> Rendered:
         """A whole conversation with the mask of what a policy wrote."""
         ids = self._start_of(messages)

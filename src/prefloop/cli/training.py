@@ -1,4 +1,4 @@
-"""`prefloop train lm|distill|preference|policy RUN.toml`."""
+"""`prefloop train lm|distill|preference|policy RUN.toml`, `prefloop prompts generate RUN.toml`."""
 
 from __future__ import annotations
 
@@ -96,4 +96,22 @@ def policy(
         emit(run_policy(Workspace(workspace_path), settings, resume=resume), as_json)
 
 
-COMMANDS = (train,)
+@click.group()
+def prompts() -> None:
+    """Prompts for training policies."""
+
+
+@prompts.command()
+@click.argument("run", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of the file.")
+@workspace_option
+@json_option
+def generate(run: Path, overrides: tuple[str, ...], workspace_path: Path, as_json: bool) -> None:
+    """More prompts from a language model that reads a few of people's; filtered, the dropped ones counted."""
+    from prefloop.loop.prompts import run_prompts
+    from prefloop.train.prompts import PromptsRun
+
+    emit(run_prompts(Workspace(workspace_path), PromptsRun.load([run], overrides)), as_json)
+
+
+COMMANDS = (train, prompts)

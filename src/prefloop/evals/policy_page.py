@@ -86,11 +86,9 @@ def _variety(report: Report, evaluation: PolicyEvaluation, name: str, base: str)
         ["share of replies that ended by themselves", mine.stopped, other.stopped],
         ["entropy (nats a token)", mine.entropy, other.entropy],
         ["likeness of two replies (Jaccard of words)", mine.self_similarity, other.self_similarity],
-        *(
-            [f"different runs of {size} words / all of them", share, other.distinct[size]]
-            for size, share in mine.distinct.items()
-        ),
     ]
+    for size, share in mine.distinct.items():
+        rows.append([f"different runs of {size} words / all of them", share, other.distinct[size]])
     report.table(["", name, base], rows)
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from prefloop.errors import ConfigError, DataError, ModelError, UserError
 from prefloop.evals import evaluate_preference, write_preference_report
 from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, some_of, split, stored_pairs
+from prefloop.loop.prompt_sources import training_prompts
 from prefloop.loop.snapshots import model_path, register
 from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.language import load_language_model
@@ -47,7 +48,7 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
             texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
             texts += list(assistants(world(), run.seed, run.sandbox_assistants))
         else:
-            pairs = _some(stored_pairs(store), "comparisons to take texts from")
+            pairs = some_of(stored_pairs(store), "comparisons to take texts from")
             texts = [list(conversation) for conversation in conversations_of(split(pairs, run.held_out_share).training)]
         if run.start is not None:
             run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
@@ -156,7 +157,7 @@ def preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
     elif run.sandbox_contrasts:
         pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=PRE_TRAINING_WAYS))
     else:
-        pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
+        pairs = some_of(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)
     training = [pair for pair in training if run.half in (None, half_of(pair))]
     return _PreferenceData(chosen_for(run, training), held_out)
@@ -168,7 +169,7 @@ def chosen_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> list[Pref
 
 
 def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) -> dict[str, Any]:
-    """`prefloop train policy`: the prompts are the contexts of the workspace's comparisons."""
+    """`prefloop train policy`: the prompts are the contexts of the workspace's comparisons, and generated ones."""
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
         update = {
@@ -179,8 +180,9 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
             name: resolve_model(workspace, store, path) for name, path in run.watching_preference_models.items()
         }
         run = run.model_copy(update=update | {"watching_preference_models": watching})
-        training, held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1)
-        prompts, evaluation = prompts_of(training), evenly(prompts_of(held_out), _EVALUATION_PROMPTS)
+        training, held_out = split(some_of(stored_pairs(store), "comparisons to take prompts from"), 0.1)
+        prompts = training_prompts(training, run.prompts, run.seed)
+        evaluation = evenly(prompts_of(held_out), _EVALUATION_PROMPTS)
         folder = RunFolder.create(
             workspace.runs, "policy", run, name=run.name, resume=resume, data=fingerprint(training)
         )
@@ -251,7 +253,7 @@ def require_free_name(store: Store, name: str, resume: bool) -> None:
         )
 
 
-def _some(pairs: list[PreferencePair], what: str) -> list[PreferencePair]:
+def some_of(pairs: list[PreferencePair], what: str) -> list[PreferencePair]:
     if not pairs:
         raise DataError(f"The workspace holds no {what}; import some (prefloop import) or collect them.")
     return pairs

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from prefloop.config import NAME, Config
 from prefloop.train.gauges import Watching
+from prefloop.train.prompt_mix import PromptMix
 
 __all__ = ["PolicyRun"]
 
@@ -29,6 +30,7 @@ class PolicyRun(Config):
     episodes_per_batch: int = Field(256, ge=2, description="replies between two looks at fresh samples")
     samples_per_prompt: int = Field(1, ge=1, description="replies to one prompt in a batch; more are cheaper")
     epochs: int = Field(2, ge=1, description="passes over each batch (the paper's K: 1, 2 or 4)")
+    prompts: PromptMix = PromptMix()
     minibatches: int = Field(4, ge=1, description="optimiser steps an epoch")
     max_response_tokens: int = Field(64, ge=1, description="a longer reply is cut off")
     learning_rate: float = Field(2e-4, gt=0.0, description="of the policy; about 2e-4 at 1 M parameters, 1e-6 at 7 B")
