@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
 from prefloop.errors import DataError
+from prefloop.evals import write_policy_page
 from prefloop.evals.policy import distinct_ngrams, evaluate_policy
 from prefloop.models.language import new_llama, train_tokenizer
 from prefloop.models.sampling import TorchSampler
@@ -170,3 +172,19 @@ def test_what_cannot_be_evaluated(renderer: Renderer) -> None:
             reference=object(),
             settings=SamplingSettings(temperature=0.7),
         )
+
+
+def test_modes_apart_and_a_page(renderer: Renderer, tmp_path: Path) -> None:
+    policy = Script(renderer, ["kind kind", "kind", "the tree", "kind bread"])
+    base = Script(renderer, ["kind", "kind", "kind", "bread"])
+    modes = ["helpful", "red_team", "red_team", "helpful"]
+    found = evaluate_policy(policy, base, PROMPTS, {"pm": CountsWords()}, renderer, modes=modes, gold=gold)
+    # counts 2, 1, 0, 1 against 1, 1, 1, 0: the first and the last win, of the middle two one ties and one loses
+    assert found.modes["helpful"].win_rates["pm"].value == 1.0
+    assert found.modes["red_team"].win_rates["pm"].value == 0.25
+    assert found.modes["red_team"].policy["pm"].value == 0.5
+    assert [part.prompts for part in found.modes.values()] == [2, 2]
+    page = write_policy_page(found, tmp_path / "policy.html", "new", "base").read_text("utf-8")
+    assert "harmless (red-team) (2)" in page
+    assert "People have not compared these two snapshots" in page
+    assert (tmp_path / "policy.json").is_file()
