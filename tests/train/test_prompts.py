@@ -76,7 +76,7 @@ def test_what_is_dropped_and_why() -> None:
             ("What is the best way to plan", False),
             ("Tell me a story about a long river in the north", True),
             ("Tell me a story about a long river in the south", True),  # nearly held out
-            ("Tell me a story about a long river in the north.", True),
+            ("Tell me a story about a long river in the north.", True),  # like that one, and like the held-out one
         ],
         held_out=["Tell me a story about a long river in the south!"],
     )

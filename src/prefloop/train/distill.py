@@ -142,7 +142,7 @@ def train_distillation(
         load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
         first_step = checkpoint.step
     if resume:
-        folder.rewind(first_step)
+        folder.rewind(first_step or -1)  # a run killed before its first checkpoint writes the row of step 0 anew
     if first_step == 0 and held_out:
         folder.log({"step": 0, **_held_out(model, texts, targets, held_out, run)})
     model.train()

@@ -123,19 +123,22 @@ class _Sieve:
         alike: dict[int, set[int]] = {}
         for first, second, _ in near_duplicates(texts, 1.0 - run.least_difference):
             alike.setdefault(max(first, second), set()).add(min(first, second))
-        seen = {normalised(text): place for place, text in reversed(list(enumerate(known)))}
+        first_of: dict[str, int] = {}  # equal texts are looked at once: what befell the first befalls the others
+        overlapping: set[int] = set()
         gone: set[int] = set()
-        for place, text in enumerate(fit, start=len(known)):
-            like = {seen[normalised(text)]} if normalised(text) in seen else set()
-            like |= alike.get(place, set()) - gone
-            if any(other < len(self._held_out) for other in like):
+        for place, text in enumerate(texts):
+            first = first_of.setdefault(normalised(text), place)
+            if place < len(known):
+                continue
+            like = ({first} if first < place else set()) | (alike.get(first, set()) - gone)
+            if first in overlapping or any(other < len(self._held_out) for other in like):
                 self._drop("overlaps with a held-out prompt")
+                overlapping.add(place)
                 gone.add(place)
             elif like:
                 self._drop("duplicate")
                 gone.add(place)
             else:
-                seen[normalised(text)] = place
                 self.kept.append(text)
 
     def _drop(self, reason: str) -> None:
