@@ -23,7 +23,6 @@ from prefloop.cli import main
 from prefloop.config import Config
 from prefloop.loop.round import create_workspace
 from prefloop.store.formats import import_file
-from prefloop.train.distill import DistillRun
 from prefloop.train.lm import LanguageRun
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import PreferenceRun
@@ -36,8 +35,7 @@ FOLDERS = sorted(folder for folder in RECIPES.iterdir() if folder.is_dir())
 PAIRS = REPOSITORY / "tests" / "fixtures" / "hh_pairs.jsonl"
 
 STAGES: tuple[tuple[str, str, type[Config]], ...] = (
-    (r"(lm|sft)(_|\.|$)", "lm", LanguageRun),
-    (r"distill(_|\.|$)", "distill", DistillRun),
+    (r"lm(_|\.|$)", "lm", LanguageRun),
     (r"pmp?(_|\.|$)", "preference", PreferenceRun),
     (r"(ppo|policy)(_|\.|$)", "policy", PolicyRun),
 )
@@ -102,26 +100,6 @@ def hh_cases(pairs_per_step: int) -> tuple[Case, ...]:
     )
 
 
-IN_PROCESS = (
-    Case(
-        "distill_sandbox/lm.toml",
-        ["sandbox_assistants=40", "held_out_conversations=4", "steps=2", "tokens_per_step=64"],
-        "sandbox_assistants",
-    ),
-    Case(
-        "distill_sandbox/distill.toml",
-        ["sandbox_dialogues=12", "held_out_texts=4", "texts_per_step=4"],
-        "sandbox_distilled",
-    ),
-    Case("ppo_hh_small/lm.toml", TINY_LM, "ppohh_lm"),
-    Case("ppo_hh_small/sft.toml", TINY_LM[:3], "ppohh_sft"),
-    Case("ppo_hh_small/pm_a.toml", ["pairs_per_step=8"], "ppohh_pm_a"),
-    Case("ppo_hh_small/pm_b.toml", ["pairs_per_step=8"], "ppohh_pm_b"),
-    Case("ppo_hh_small/policy.toml", TINY_POLICY, "ppohh_policy"),
-)
-"""The recipes whose commands are run one after the other in this process: starting it anew costs more than they do."""
-
-
 def stage_of(file: Path) -> tuple[str, type[Config]]:
     """The command and the class of a recipe's file."""
     for name in (file.name, file.parent.name):
@@ -144,7 +122,7 @@ def test_settings_load(file: Path) -> None:
 
 
 def test_every_recipe_is_run_here() -> None:
-    run = {case.file for case in (*SANDBOX, *IN_PROCESS, *hh_cases(1))}
+    run = {case.file for case in (*SANDBOX, *hh_cases(1))}
     assert run == {name_of(file) for file in FILES}
 
 
@@ -222,14 +200,6 @@ def test_two_steps_by_the_real_command(case: Case, workspace: Workspace) -> None
     )
     assert done.returncode == 0, done.stderr
     check(case, workspace, done.stdout)
-
-
-@pytest.mark.parametrize("case", IN_PROCESS, ids=lambda case: case.file)
-def test_two_steps_in_this_process(case: Case, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments(case, workspace))
-    assert ended.value.code == 0
-    check(case, workspace, capsys.readouterr().out)
 
 
 def test_two_steps_on_real_pairs(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
