@@ -1,4 +1,4 @@
-"""Through the functions of the commands, in a real workspace: distil, generate prompts, evaluate policies, best of n."""
+"""Through the functions of the commands, in a workspace: distil, generate prompts, evaluate policies, best of n."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
             texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
             texts += list(assistants(world(), run.seed, run.sandbox_assistants))
         else:
-            pairs = some_of(stored_pairs(store), "comparisons to take texts from")
+            pairs = _some(stored_pairs(store), "comparisons to take texts from")
             texts = [list(conversation) for conversation in conversations_of(split(pairs, run.held_out_share).training)]
         if run.start is not None:
             run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
@@ -157,7 +157,7 @@ def preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
     elif run.sandbox_contrasts:
         pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=PRE_TRAINING_WAYS))
     else:
-        pairs = some_of(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
+        pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)
     training = [pair for pair in training if run.half in (None, half_of(pair))]
     return _PreferenceData(chosen_for(run, training), held_out)
@@ -180,7 +180,7 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
             name: resolve_model(workspace, store, path) for name, path in run.watching_preference_models.items()
         }
         run = run.model_copy(update=update | {"watching_preference_models": watching})
-        training, held_out = split(some_of(stored_pairs(store), "comparisons to take prompts from"), 0.1)
+        training, held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1)
         prompts = training_prompts(training, run.prompts, run.seed)
         evaluation = evenly(prompts_of(held_out), _EVALUATION_PROMPTS)
         folder = RunFolder.create(
@@ -253,7 +253,7 @@ def require_free_name(store: Store, name: str, resume: bool) -> None:
         )
 
 
-def some_of(pairs: list[PreferencePair], what: str) -> list[PreferencePair]:
+def _some(pairs: list[PreferencePair], what: str) -> list[PreferencePair]:
     if not pairs:
         raise DataError(f"The workspace holds no {what}; import some (prefloop import) or collect them.")
     return pairs
