@@ -241,12 +241,8 @@ def _held_out(
             counts.append(float(len(losses)))
     model.train()
     kl = clustered_ratio(sums, counts)
-    return {
-        "distill/held_out_kl": kl.value,
-        "distill/held_out_kl_low": kl.low,
-        "distill/held_out_kl_high": kl.high,
-        "distill/held_out_texts": kl.n,
-    }
+    name = "distill/held_out_kl"
+    return {name: kl.value, f"{name}_low": kl.low, f"{name}_high": kl.high, "distill/held_out_texts": kl.n}
 
 
 def _interval(row: dict[str, Any]) -> Interval:
