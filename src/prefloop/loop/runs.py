@@ -32,6 +32,7 @@ from prefloop.train.policy import train_policy
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import PreferenceRun, train_preference
 from prefloop.train.preference_estimate import estimate_preference
+from prefloop.train.processes import Processes
 from prefloop.workspace import Workspace
 
 _EVALUATION_PROMPTS = 256
@@ -183,11 +184,23 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
         training, held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1)
         prompts = training_prompts(training, run.prompts, run.seed)
         evaluation = evenly(prompts_of(held_out), _EVALUATION_PROMPTS)
+        processes = Processes.of_environment()  # under torchrun: one makes the folder, then the others find it
+        if not processes.is_first:
+            processes.wait()
         folder = RunFolder.create(
-            workspace.runs, "policy", run, name=run.name, resume=resume, data=fingerprint(training)
+            workspace.runs,
+            "policy",
+            run,
+            name=run.name,
+            resume=resume or not processes.is_first,
+            data=fingerprint(training),
         )
-        with nothing_half_done(folder):
+        if processes.is_first:
+            processes.wait()
+        with nothing_half_done(folder) if processes.is_first else contextlib.nullcontext():
             result = train_policy(run, prompts, folder, evaluation, resume=resume)
+        if not processes.is_first:
+            return {"run": str(folder.path), "process": processes.rank}
         snapshot = register(workspace, store, run.name, result.best.path, run_id=folder.path.name)
     return {
         "run": str(folder.path),

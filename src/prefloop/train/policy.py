@@ -69,6 +69,7 @@ from prefloop.train.policy_setup import (
     value_model,
 )
 from prefloop.train.ppo_update import Learner, TrainingBatch, plan_minibatches
+from prefloop.train.processes import Processes
 from prefloop.train.rollout import Budget, Rollout, collect, derived_seed
 from prefloop.train.snapshots import Evaluated, Gold, PolicySnapshot, evaluate_snapshot
 
@@ -101,12 +102,15 @@ def train_policy(
         evaluation_prompts: others, the same at every snapshot.
         gold: a known preference that training never sees, for the record (sandbox).
 
+    Under torchrun the processes share each batch; the first writes the files, and its result is the run's.
+
     Errors:
         ConfigError: a batch that the prompts or the settings cannot make.
         DataError: no prompts, or a run resumed on other prompts than it began with.
         ModelError: a model that cannot be used, or a PM whose scores are not numbers.
         TrainingError: a loss or a gradient is not finite; the last checkpoint stays.
     """
+    processes = Processes.of_environment()
     device = run_device(run.device)
     models = load_models(run, device)
     watching = Gauges.load(run.watching_preference_models, run.row_tokens, device)
@@ -120,6 +124,9 @@ def train_policy(
     snapshot_batches = {round(batches * (i + 1) / run.snapshots) for i in range(run.snapshots)} - {0}
     fingerprint = prompts_fingerprint(training, evaluation)
 
+    checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
+    processes.wait()  # nobody writes before all have looked
+
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=run.dtype == "bfloat16")
 
@@ -128,7 +135,7 @@ def train_policy(
             _log.warning("%s at %d episodes: %s", name, episodes, reason)
             folder.log({"step": step, "episodes": episodes, "alarm/name": name, "alarm/reason": reason})
 
-    with run_workers(run, device) as workers:
+    with run_workers(run, device, processes) as workers, processes.own_folder(folder) as folder:
 
         def evaluate(episodes: int, path: Path) -> Evaluated:
             seed = derived_seed(run.seed, "evaluation")  # the same at every snapshot
@@ -138,7 +145,6 @@ def train_policy(
             gauges.keep(evaluation, episodes, evaluated.replies)
             return evaluated
 
-        checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
         mark = checkpoint.state.get("root_kl_mark", 0) if checkpoint else 0
         gauges = Gauges(folder, watching, run.snapshot_every_root_kl, mark)
         if checkpoint is None:
@@ -175,6 +181,7 @@ def train_policy(
             value_clip=run.value_clip,
             max_gradient_norm=run.max_gradient_norm,
             autocast=autocast,
+            processes=processes,
         )
         if checkpoint is not None:
             learner.load(checkpoint, state["optimizers"])
@@ -193,6 +200,7 @@ def train_policy(
                 workers,
                 on_sampled=partial(clock.lap, "sampling"),
                 autocast=autocast,
+                processes=processes,
             )
             clock.lap("scoring")
 
@@ -212,7 +220,7 @@ def train_policy(
             )
 
             seed = derived_seed(run.seed, "minibatches", index)
-            plan = plan_minibatches(rollout, run.epochs, run.minibatches, budget, seed, device)
+            plan = plan_minibatches(rollout, run.epochs, run.minibatches, budget, seed, device, processes.count)
             rate = learning_rate_factor(run, index * run.episodes_per_batch)
             jobs: list[Callable[[], Any]] = [partial(learner.update_value, plan, batch, run.value_learning_rate * rate)]
             if index >= run.value_warmup_batches:
@@ -254,9 +262,10 @@ def train_policy(
                 }
                 save_checkpoint(folder.checkpoints, step, tensors, facts)
 
-    best = max(snapshots, key=lambda snapshot: snapshot.score_held_out.value)
-    report = write_report(folder, run.name, snapshots, best, alarms.reasons)
-    return PolicyResult(snapshots=tuple(snapshots), best=best, alarms=tuple(alarms.reasons), report=str(report))
+        best = max(snapshots, key=lambda snapshot: snapshot.score_held_out.value)
+        report = str(write_report(folder, run.name, snapshots, best, alarms.reasons)) if processes.is_first else ""
+    processes.wait()  # nobody leaves before the files are written
+    return PolicyResult(snapshots=tuple(snapshots), best=best, alarms=tuple(alarms.reasons), report=report)
 
 
 class _Stopwatch:
@@ -284,7 +293,7 @@ def _rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict
     return {
         "score/train": rollout.scores.mean().item(),
         "score/train_std": rollout.scores.std().item(),
-        "score/length_correlation": rank_correlation(rollout.scores, rollout.reply_tokens),
+        "score/length_correlation": _length_correlation(rollout),
         "score/held_out": rollout.held_out_scores.mean().item(),
         "reward/mean": rewards.sum(-1).mean().item(),
         "kl/k1": kl.k1.mean().item(),
@@ -295,3 +304,10 @@ def _rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict
         "policy/entropy": -masked_mean(rollout.logp_rollout, rollout.is_response).item(),
         "value/explained_variance": explained_variance(rollout.values, returns, rollout.is_response),
     }
+
+
+def _length_correlation(rollout: Rollout) -> float:
+    """Of scores, to a thousandth of their deviation (rounding breaks ties), and lengths as the PM reads them."""
+    scores, deviation = rollout.scores.double(), rollout.scores.double().std()
+    read_tokens = rollout.reply_tokens + ~rollout.is_stopped  # a cut reply is closed with an end token for the PM
+    return rank_correlation((scores / deviation * 1000).round(), read_tokens) if deviation > 0 else 0.0

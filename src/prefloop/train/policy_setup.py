@@ -17,6 +17,7 @@ from prefloop.models.responses import Prompt, same_tokens
 from prefloop.models.trie import require_exact
 from prefloop.models.value import ValueModel
 from prefloop.train.policy_settings import PolicyRun
+from prefloop.train.processes import Processes
 from prefloop.train.rollout import Models, Workers, derived_seed
 
 _log = logging.getLogger(__name__)
@@ -135,10 +136,13 @@ def run_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def run_workers(run: PolicyRun, device: torch.device) -> Workers:
-    """Two jobs with half the cores each: independent forwards side by side waste less than one forward on all cores."""
+def run_workers(run: PolicyRun, device: torch.device, processes: Processes) -> Workers:
+    """Two jobs with half the cores each: independent forwards side by side waste less than one forward on all cores.
+
+    With several processes each has one: they speak to each other in turn.
+    """
     cores = torch.get_num_threads()
-    count = 1 if device.type != "cpu" else run.workers or min(2, cores)
+    count = 1 if device.type != "cpu" or processes.count > 1 else run.workers or min(2, cores)
     return Workers(count, max(1, cores // count))
 
 

@@ -22,6 +22,7 @@ from prefloop.losses import policy_loss, value_loss
 from prefloop.models.checkpoint import Checkpoint, load_optimizer_state, optimizer_state
 from prefloop.models.responses import PackedResponses, pack_responses, response_logps, token_parts
 from prefloop.models.value import ValueModel
+from prefloop.train.processes import Processes
 from prefloop.train.rollout import Budget, Rollout
 
 
@@ -74,9 +75,19 @@ class ValueUpdate(NamedTuple):
 
 
 def plan_minibatches(
-    rollout: Rollout, epochs: int, minibatches: int, budget: Budget, seed: int, device: torch.device
+    rollout: Rollout,
+    epochs: int,
+    minibatches: int,
+    budget: Budget,
+    seed: int,
+    device: torch.device,
+    least_parts: int = 1,
 ) -> list[MiniBatch]:
-    """The minibatches of all epochs in order. Samples of one prompt stay together, so that it is computed once."""
+    """The minibatches of all epochs in order. Samples of one prompt stay together, so that it is computed once.
+
+    Args:
+        least_parts: about how many parts a minibatch has at least: one for each process that shares it.
+    """
     groups: list[list[int]] = []
     for episode, prompt in enumerate(rollout.prompts):
         if groups and rollout.prompts[groups[-1][-1]] is prompt:
@@ -87,7 +98,11 @@ def plan_minibatches(
     plan = []
     for _ in range(epochs):
         for part in np.array_split(generator.permutation(len(groups)), min(minibatches, len(groups))):
-            plan.append(_minibatch(rollout, [episode for group in part for episode in groups[group]], budget, device))
+            plan.append(
+                _minibatch(
+                    rollout, [episode for group in part for episode in groups[group]], budget, device, least_parts
+                )
+            )
     return plan
 
 
@@ -97,6 +112,7 @@ class Learner:
     Args:
         policy: a causal LM, trained in place.
         autocast: makes the context of each forward.
+        processes: with whom the parts of a minibatch are shared; then both updates come one after the other.
     """
 
     def __init__(
@@ -108,8 +124,10 @@ class Learner:
         value_clip: float | None,
         max_gradient_norm: float,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        processes: Processes | None = None,
     ) -> None:
         self.policy, self.value = policy, value
+        self._processes = processes or Processes()
         self._clip, self._value_clip, self._max_gradient_norm = clip, value_clip, max_gradient_norm
         self._autocast = autocast
         self._optimizers = {
@@ -127,7 +145,7 @@ class Learner:
         loss_sum = clipped = moved = norm_sum = ratio_first_error = 0.0
         for step, minibatch in enumerate(plan):
             loss = 0.0
-            for packed, episodes in minibatch.parts:
+            for packed, episodes in self._processes.share(minibatch.parts):
                 with self._autocast():
                     logps = response_logps(self.policy, packed)
                 terms = policy_loss(
@@ -144,9 +162,12 @@ class Learner:
                 moved += terms.moved_kl.item()
                 if step == 0:
                     ratio_first_error = max(ratio_first_error, terms.ratio_error.item())
+            (loss,) = self._processes.summed(loss)
             norm_sum += self._step("policy", loss, learning_rate)
             loss_sum += loss
         tokens = sum(minibatch.tokens for minibatch in plan)
+        clipped, moved = self._processes.summed(clipped, moved)
+        ratio_first_error = self._processes.largest(ratio_first_error)
         return PolicyUpdate(
             loss_sum / len(plan), clipped / tokens, moved / tokens, norm_sum / len(plan), ratio_first_error
         )
@@ -161,7 +182,7 @@ class Learner:
         loss_sum = clipped = norm_sum = 0.0
         for minibatch in plan:
             loss = 0.0
-            for packed, episodes in minibatch.parts:
+            for packed, episodes in self._processes.share(minibatch.parts):
                 with self._autocast():
                     values = self.value(packed)
                 terms = value_loss(
@@ -175,9 +196,11 @@ class Learner:
                 terms.loss.backward()  # type: ignore[no-untyped-call]
                 loss += terms.loss.item()
                 clipped += terms.clipped_tokens.item()
+            (loss,) = self._processes.summed(loss)
             norm_sum += self._step("value", loss, learning_rate)
             loss_sum += loss
         tokens = sum(minibatch.tokens for minibatch in plan)
+        (clipped,) = self._processes.summed(clipped)
         return ValueUpdate(loss_sum / len(plan), clipped / tokens, norm_sum / len(plan))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -202,6 +225,7 @@ class Learner:
     def _step(self, name: Literal["policy", "value"], loss: float, learning_rate: float) -> float:
         """Clips the gradient, checks it, steps; returns its norm before clipping."""
         model, optimizer = getattr(self, name), self._optimizers[name]
+        self._processes.sum_gradients(model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self._max_gradient_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             optimizer.zero_grad()
@@ -216,14 +240,17 @@ class Learner:
         return norm
 
 
-def _minibatch(rollout: Rollout, episodes: list[int], budget: Budget, device: torch.device) -> MiniBatch:
+def _minibatch(
+    rollout: Rollout, episodes: list[int], budget: Budget, device: torch.device, least_parts: int
+) -> MiniBatch:
     prompts = [rollout.prompts[episode].ids for episode in episodes]
     responses = [rollout.samples[episode].ids for episode in episodes]
+    tokens = sum(map(len, prompts)) + sum(map(len, responses))
     parts = [
         MicroBatch(
             pack_responses([prompts[i] for i in part], [responses[i] for i in part], budget.row_tokens).to(device),
             torch.tensor([episodes[i] for i in part]),
         )
-        for part in token_parts(prompts, responses, budget.tokens_per_forward)
+        for part in token_parts(prompts, responses, min(budget.tokens_per_forward, -(-tokens // least_parts)))
     ]
     return MiniBatch(parts, sum(map(len, responses)))

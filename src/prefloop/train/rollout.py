@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from itertools import accumulate, chain, islice, pairwise
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,6 +34,7 @@ from prefloop.models.sampling import TorchSampler
 from prefloop.models.value import ValueModel
 from prefloop.render import Renderer
 from prefloop.schema import Sample, SamplingSettings
+from prefloop.train.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -141,52 +143,85 @@ def collect(
     workers: Workers,
     on_sampled: Callable[[], None] = lambda: None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    processes: Processes | None = None,
 ) -> Rollout:
     """Samples `n` replies to each prompt and scores them by both PMs, the reference and the value model.
 
     Args:
         on_sampled: called between sampling and scoring (a stopwatch).
         autocast: makes the context of each forward that scores; sampling has none.
+        processes: each does its share of the prompts, and all get the whole.
 
     Errors:
         ModelError: a score, a value or a log-probability of the reference is not a finite number.
     """
-    samples = sample_replies(models, prompts, n, max_response_tokens, seed, workers)
+    processes = processes or Processes()
+    everyones = prompts
+    prompts = processes.share(prompts)
+    own_seed = derived_seed(seed, processes.rank) if processes.count > 1 else seed
+    samples = sample_replies(models, prompts, n, max_response_tokens, own_seed, workers)
     on_sampled()
     prompts = [prompt for prompt in prompts for _ in range(n)]
     ids, responses = [prompt.ids for prompt in prompts], [sample.ids for sample in samples]
     sizes = {"row_tokens": budget.row_tokens, "tokens_per_forward": budget.tokens_per_forward}
 
-    def scored(judge: PreferenceModel) -> list[float]:
-        with autocast():
-            return score_replies(judge, models.renderer, prompts, samples)
+    # Each forward is cut into as many parts as there are workers, so that three models keep two workers busy.
+    share = -(-len(ids) // workers.count)
+    shares = [slice(start, start + share) for start in range(0, len(ids), share)]
 
-    def reference() -> Tensor:
+    def scored(judge: PreferenceModel, own: slice) -> list[float]:
         with autocast():
-            return all_logps(models.reference, ids, responses, **sizes)
+            return score_replies(judge, models.renderer, prompts[own], samples[own])
 
-    def valued() -> Tensor:
+    def reference(own: slice) -> Tensor:
         with autocast():
-            return _all_values(value, ids, responses, budget)
+            return all_logps(models.reference, ids[own], responses[own], **sizes)
 
-    jobs: list[Callable[[], Any]] = [reference, valued, partial(scored, models.preference_model)]
+    def valued(own: slice) -> Tensor:
+        with autocast():
+            return _all_values(value, ids[own], responses[own], budget)
+
+    forwards: list[Callable[[slice], Any]] = [reference, valued, partial(scored, models.preference_model)]
     if models.held_out is not models.preference_model:
-        jobs.append(partial(scored, models.held_out))
-    logp_reference, values, scores, *others = workers.run(*jobs)
+        forwards.append(partial(scored, models.held_out))
+    done = iter(workers.run(*[partial(forward, own) for forward in forwards for own in shares]))
+    parts = [list(islice(done, len(shares))) for _ in forwards]
+    logp_reference, values = torch.cat(parts[0]), torch.cat(parts[1])
+    scores, *others = (list(chain.from_iterable(part)) for part in parts[2:])
     held_out = others[0] if others else scores
     for name, numbers in (("reference's log-probabilities", logp_reference), ("value model's values", values)):
         if not numbers.isfinite().all():
             raise ModelError(f"Some of the {name} are not finite numbers; its weights are damaged or overflow.")
-    is_response = response_mask(responses)
+    # What belongs to one prompt travels together, so that all processes hold the prompts' own order.
+    reads = list(accumulate(map(len, responses), initial=0))
+    episodes = [
+        _Episode(sample, logp_reference[begin:end], values[begin:end], score, other)
+        for sample, (begin, end), score, other in zip(samples, pairwise(reads), scores, held_out, strict=True)
+    ]
+    groups = processes.gathered([episodes[start : start + n] for start in range(0, len(episodes), n)])
+    return _rollout([prompt for prompt in everyones for _ in range(n)], list(chain.from_iterable(groups)))
+
+
+class _Episode(NamedTuple):
+    sample: Sample
+    logp_reference: Float[Tensor, " response"]
+    values: Float[Tensor, " response"]
+    score: float
+    held_out_score: float
+
+
+def _rollout(prompts: list[Prompt], episodes: list[_Episode]) -> Rollout:
+    is_response = response_mask([episode.sample.ids for episode in episodes])
+    logps = [logp for episode in episodes for logp in episode.sample.logps]
     return Rollout(
         prompts,
-        samples,
+        [episode.sample for episode in episodes],
         is_response,
-        padded(torch.tensor([logp for sample in samples for logp in sample.logps]), is_response),
-        padded(logp_reference, is_response),
-        padded(values, is_response),
-        torch.tensor(scores),
-        torch.tensor(held_out),
+        padded(torch.tensor(logps), is_response),
+        padded(torch.cat([episode.logp_reference for episode in episodes]), is_response),
+        padded(torch.cat([episode.values for episode in episodes]), is_response),
+        torch.tensor([episode.score for episode in episodes]),
+        torch.tensor([episode.held_out_score for episode in episodes]),
     )
 
 

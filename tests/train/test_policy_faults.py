@@ -1,0 +1,97 @@
+"""Planted faults of a policy run are told apart, each by its name and reason; a healthy run rings for none of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train_policy import models, quiet, settings
+
+from prefloop.errors import ModelError
+from prefloop.models.language import load_language_model, new_llama, save_model
+from prefloop.models.preference import PreferenceModel
+from prefloop.runs import RunFolder
+from prefloop.schema import Message
+from prefloop.train.policy import PolicyResult, train_policy
+
+__all__ = ["models"]
+
+ASK = (Message(role="user", text="how does the river sing"),)
+
+
+@pytest.fixture(scope="module")
+def endings(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy that ends its replies at various lengths: its end token has a long embedding, and so a wild logit."""
+    folder = tmp_path_factory.mktemp("endings")
+    policy, renderer = load_language_model(models / "policy")
+    with torch.no_grad():
+        policy.get_input_embeddings().weight[renderer.end_id] *= 30
+    return save_model(policy, renderer.tokenizer, folder / "policy")
+
+
+@pytest.fixture(scope="module")
+def length_lover(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PM whose score grows with the length and knows nothing else.
+
+    One layer of even attention over all tokens: only the end token has a value, and it stands twice in a turn and its
+    reply, so what is read falls as 2 / length; the head turns it round.
+    """
+    _, renderer = load_language_model(models / "policy")
+    trunk = new_llama(renderer.tokenizer, hidden=32, layers=1, heads=4, window_tokens=64, seed=0)
+    with torch.no_grad():
+        for name, weight in trunk.named_parameters():
+            if "norm" not in name:
+                weight.zero_()
+        embedding, layer = trunk.model.embed_tokens.weight, trunk.model.layers[0].self_attn
+        embedding[:, 1] = 1.0
+        embedding[renderer.end_id] = 0.0
+        embedding[renderer.end_id, 0] = 1.0
+        layer.v_proj.weight[:8, 0] = 1.0  # the first head of width 8
+        layer.o_proj.weight[2, :8] = 1.0
+    path = save_model(trunk, renderer.tokenizer, tmp_path_factory.mktemp("length") / "trunk")
+    judge = PreferenceModel.from_language_model(path, 0)
+    with torch.no_grad():
+        judge.model.score.weight.zero_()
+        judge.model.score.weight[0, 2] = -1.0
+    return judge.save(path.parent / "pm")
+
+
+def run(models: Path, tmp_path: Path, prompts: list[Any], **changes: Any) -> tuple[PolicyResult, list[str]]:
+    """A short run and the names of its alarms."""
+    wanted = settings(models, episodes=64, episodes_per_batch=32).model_copy(update=changes)
+    folder = RunFolder.create(tmp_path, "policy", wanted)
+    result = train_policy(wanted, prompts, folder, [ASK] * 8, progress=quiet)
+    return result, [row["alarm/name"] for row in folder.metrics() if "alarm/name" in row]
+
+
+def test_a_healthy_run_is_silent(models: Path, endings: Path, tmp_path: Path) -> None:
+    assert run(models, tmp_path, [ASK] * 16, policy=endings)[1] == []
+
+
+def test_a_pm_that_rewards_length_alone(models: Path, endings: Path, length_lover: Path, tmp_path: Path) -> None:
+    result, names = run(models, tmp_path, [ASK] * 16, policy=endings, preference_model=length_lover)
+    assert names == ["score_follows_length"]
+    assert "rewards long replies and little else" in result.alarms[0]
+
+
+def test_a_pm_that_returns_nan(models: Path, endings: Path, tmp_path: Path) -> None:
+    broken = PreferenceModel.load(models / "pm")
+    with torch.no_grad():
+        broken.model.score.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="preference model gives the score nan"):
+        run(models, tmp_path, [ASK] * 16, policy=endings, preference_model=broken.save(tmp_path / "nan"))
+
+
+def test_a_prompt_longer_than_the_window(models: Path, endings: Path, tmp_path: Path) -> None:
+    long = (Message(role="user", text="the blue cup " * 60),)
+    result, names = run(models, tmp_path, [*[ASK] * 16, long], policy=endings)
+    assert names == ["prompts_too_long"]
+    assert "1 of 17 prompts were left out" in result.alarms[0]
+
+
+def test_a_policy_that_never_ends_its_replies(models: Path, tmp_path: Path) -> None:
+    result, names = run(models, tmp_path, [ASK] * 16, max_response_tokens=2, seed=1)  # 16 tokens, 1 in 300 ends one
+    assert names == ["no_end_token"]
+    assert "wrote its end token within 2 tokens" in result.alarms[0]
