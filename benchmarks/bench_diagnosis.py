@@ -26,7 +26,7 @@ from prefloop.schema import PreferencePair
 from prefloop.stats import wilson
 from prefloop.train.policy import PolicyRun
 
-JUDGED, HALF = 1100, 500
+JUDGED, HALF = 900, 400
 PM_SETTINGS: dict[str, Any] = {
     "pairs_per_step": 16,
     "learning_rate": 4e-4,
@@ -35,13 +35,17 @@ PM_SETTINGS: dict[str, Any] = {
     "start_scale": 0.3,
 }
 RUN_SETTINGS: dict[str, Any] = {
-    "episodes": 640,
+    "episodes": 512,
     "episodes_per_batch": 128,
-    "samples_per_prompt": 2,
+    "samples_per_prompt": 4,
+    "epochs": 1,
+    "minibatches": 4,
     "max_response_tokens": 64,
-    "learning_rate": 2e-4,
-    "kl_coefficient": 0.2,
-    "snapshots": 5,
+    "learning_rate": 6e-4,
+    "value_learning_rate": 1e-3,
+    "gae_lambda": 1.0,
+    "kl_coefficient": 0.05,
+    "snapshots": 4,
     "workers": 1,
     "device": "cpu",
 }
@@ -133,21 +137,21 @@ def _without_template(source: Path, target: Path) -> Path:
 
 PLANTS: dict[str, Plant] = {
     "healthy": Plant(frozenset()),
-    "healthy_less_kl": Plant(frozenset(), settings=(("kl_coefficient", 0.05), ("seed_offset", 1))),
+    "healthy_more_kl": Plant(frozenset(), settings=(("kl_coefficient", 0.1), ("seed_offset", 1))),
     "healthy_one_sample": Plant(frozenset(), settings=(("samples_per_prompt", 1), ("seed_offset", 2))),
     "shuffled_labels": Plant(frozenset({"pm_near_chance"}), preference_model=Bench.shuffled),
     "shuffled_labels_fresh": Plant(frozenset({"pm_near_chance"}), preference_model=Bench.shuffled_fresh),
     "two_neurons": Plant(frozenset({"pm_near_chance", "pm_too_small"}), preference_model=Bench.two_neurons),
     "one_layer": Plant(frozenset({"policy_too_small"}), policy=Bench.one_layer),
     "learning_rate_x100": Plant(
-        frozenset({"optimiser_failing"}), settings=(("learning_rate", 2e-2), ("value_learning_rate", 5e-2))
+        frozenset({"optimiser_failing"}), settings=(("learning_rate", 6e-2), ("value_learning_rate", 1e-1))
     ),
-    "policy_learning_rate_x100": Plant(frozenset({"optimiser_failing"}), settings=(("learning_rate", 2e-2),)),
-    "learning_rate_too_low": Plant(frozenset({"optimiser_failing"}), settings=(("learning_rate", 2e-7),)),
+    "policy_learning_rate_x100": Plant(frozenset({"optimiser_failing"}), settings=(("learning_rate", 6e-2),)),
+    "learning_rate_too_low": Plant(frozenset({"optimiser_failing"}), settings=(("learning_rate", 6e-7),)),
     "length_loving": Plant(frozenset({"reward_gamed"}), preference_model=Bench.length_loving),
     "wrong_template": Plant(frozenset({"template_mismatch"}), preference_model=Bench.wrong_template),
     "policy_wrong_template": Plant(frozenset({"template_mismatch"}), policy=Bench.policy_without_template),
-    "eight_prompts": Plant(frozenset({"policy_data_starved"}), prompts=8, settings=(("learning_rate", 5e-4),)),
+    "eight_prompts": Plant(frozenset({"policy_data_starved"}), prompts=8),
 }
 
 

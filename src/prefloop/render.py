@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -110,6 +111,22 @@ class Renderer:
             [(role, *vars(p).values()) for role, p in self._pieces.items()],
         ]
         return f"{self.layout}:{hashlib.sha256(json.dumps(written).encode()).hexdigest()[:12]}"
+
+    def other_layout(self) -> Renderer | None:
+        """The same tokenizer writing conversations the other way (plain headers, or ours), to find a lost template.
+
+        None where there is no other way.
+        """
+        tokenizer = copy(self.tokenizer)
+        tokenizer.chat_template = None
+        if self.layout == "hh":
+            if not all(token in tokenizer.get_vocab() for token in SPECIAL_TOKENS):
+                return None
+            tokenizer.chat_template = OWN_CHAT_TEMPLATE
+        try:
+            return Renderer(tokenizer)
+        except ModelError:
+            return None
 
     def turn_ids(self, message: Message) -> list[int]:
         """Header, text and end of one turn."""

@@ -52,7 +52,7 @@ def test_too_few_points_are_said() -> None:
     with pytest.raises(DataError, match="6 points of both"):
         parting([0.0, 1.0], [0.0, 1.0])
     with pytest.raises(DataError, match="0 held-out scores"):
-        stop_place(D, [])
+        stop_place(D, [], D)
 
 
 def test_the_linear_part_ends_where_the_curve_bends() -> None:
@@ -99,8 +99,8 @@ def test_smoothing_by_hand() -> None:
 def test_the_place_to_stop_is_before_held_out_scores_turn() -> None:
     trained = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     turning = np.array([0.0, 0.9, 1.8, 2.2, 2.0, 1.5, 1.0])
-    assert stop_place(trained, [turning]).place == 3
-    rising = stop_place(trained, [trained])
+    assert stop_place(trained, [turning], np.zeros(7)).place == 3
+    rising = stop_place(trained, [trained], np.zeros(7))
     assert rising.place == 6
     assert rising.gap.tolist() == [0.0] * 7
 
@@ -109,4 +109,20 @@ def test_a_growing_claim_alone_makes_a_flat_held_out_score_suspect() -> None:
     # held-out stays at 2 from place 2 on while the claim grows: trusted is 2 - doubt * (trained - 2), falling
     trained = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     flat = np.array([0.0, 1.0, 2.0, 2.0, 2.0, 2.0])
-    assert stop_place(trained, [flat]).place == 2
+    assert stop_place(trained, [flat], np.zeros(6)).place == 2
+
+
+def test_a_drift_that_earns_nothing_is_stopped() -> None:
+    # both scores at 0.4 from place 2 on while the KL runs away: 0.05 a nat
+    rises = np.array([0.0, 0.2, 0.4, 0.4, 0.42, 0.45])
+    assert stop_place(rises, [rises], np.array([0.0, 0.5, 1.0, 9.0, 40.0, 90.0])).place == 2
+    assert stop_place(rises, [rises], np.zeros(6)).place == 5
+
+
+def test_a_score_that_agrees_with_none_is_not_asked() -> None:
+    trained = np.array([0.0, 1.0, 2.0, 3.0])
+    falling = np.array([0.0, -1.0, -2.0, -9.0])
+    assert stop_place(trained, [trained, falling], np.zeros(4), weights=[0.7, 0.0]).place == 3
+    assert (
+        stop_place(trained, [trained, falling], np.zeros(4), weights=[0.0, 0.0]).place == 0
+    )  # nobody agrees: all count

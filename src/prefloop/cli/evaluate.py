@@ -1,4 +1,4 @@
-"""`prefloop eval preference|scan|policy|best-of|optimisation|elo`."""
+"""`prefloop eval preference|scan|policy|best-of|optimisation|diagnosis|elo`."""
 
 from __future__ import annotations
 
@@ -249,6 +249,24 @@ def optimisation(
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
         result = measure_optimisation(workspace, store, runs, names, html)
+    note(f"Wrote {result['report']}")
+    emit(result, as_json)
+
+
+@eval_.command()
+@click.argument("run")
+@click.option("--gold", is_flag=True, help="Sandbox: ask the known preference too.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the page.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the replies that are drawn.")
+@workspace_option
+@json_option
+def diagnosis(run: str, gold: bool, html: Path | None, seed: int, workspace_path: Path, as_json: bool) -> None:
+    """Is it the PM or the policy? What is wrong with a policy RUN, with evidence and what to do next."""
+    from prefloop.loop.diagnosis import diagnose_in
+
+    workspace = Workspace(workspace_path)
+    with workspace.store() as store:
+        result = diagnose_in(workspace, store, run, html=html, gold=gold, seed=seed)
     note(f"Wrote {result['report']}")
     emit(result, as_json)
 

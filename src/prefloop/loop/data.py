@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 from prefloop.errors import DataError
+from prefloop.runs import RunFolder
 from prefloop.schema import Message, Mode, PreferencePair, Tranche, split_place
 from prefloop.store import Store
 
 Half = Literal["a", "b"]
 Context = tuple[Message, ...]
 Item = TypeVar("Item")
+_KEPT = "some_pairs.jsonl"
 
 
 class Split(NamedTuple):
@@ -133,3 +136,17 @@ def conversations_of(pairs: Iterable[PreferencePair]) -> list[Sequence[Message]]
         if key not in longest or len(pair.context) > len(longest[key].context):
             longest[key] = pair
     return [(*pair.context, Message(role="assistant", text=pair.chosen)) for pair in longest.values()]
+
+
+def keep_pairs(folder: RunFolder, pairs: Sequence[PreferencePair], most: int = 300) -> None:
+    """Some of what a PM is trained on, evenly taken, beside its run: what it knows can be looked at later."""
+    rows = (pair.model_dump_json() for pair in evenly(pairs, most))
+    (folder.path / _KEPT).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+
+
+def kept_pairs(folder: Path) -> list[PreferencePair]:
+    """What `keep_pairs` left in a run's folder; nothing in one of an older version."""
+    file = folder / _KEPT
+    if not file.is_file():
+        return []
+    return [PreferencePair.model_validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()]

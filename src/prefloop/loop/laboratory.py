@@ -13,13 +13,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from prefloop.loop.data import keep_pairs
 from prefloop.models.language import load_language_model, save_model
+from prefloop.models.preference import PreferenceModel
 from prefloop.models.sampling import TorchSampler
 from prefloop.runs import RunFolder, write_json
 from prefloop.sandbox import Gold, Population, contrast_pairs, dialogues, draw_prompts, world
 from prefloop.sandbox.contrasts import PRE_TRAINING_WAYS
 from prefloop.sandbox.limits import known_pairs
-from prefloop.sandbox.tiny import CHAT_MODEL, tiny_model
+from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
 from prefloop.schema import Message, PreferencePair
 from prefloop.train.lm import LanguageRun, train_language_model
 from prefloop.train.policy import PolicyRun, train_policy
@@ -68,9 +70,7 @@ class Laboratory:
         start = self.folder / f"first-{layers}-layers"
         if not (start / "config.json").is_file():
             chat = load_language_model(tiny_model(CHAT_MODEL))
-            trunk: Any = chat.model.base_model
-            trunk.layers = trunk.layers[:layers]
-            chat.model.config.num_hidden_layers = layers
+            _keep_layers(chat.model, layers)
             save_model(chat.model, chat.renderer.tokenizer, start)
         run = LanguageRun(
             name=f"{layers}-layers",
@@ -89,12 +89,22 @@ class Laboratory:
         texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
         return self._finished(folder, train_language_model(run, texts, folder, resume=True, progress=self._progress))
 
+    def shallow_pre_trained(self, layers: int) -> Path:
+        """The first `layers` layers of the pre-trained PM, as they are: a start for a smaller PM."""
+        start = self.folder / f"first-{layers}-layers-pmp"
+        if not (start / "config.json").is_file():
+            judge = PreferenceModel.load(tiny_model(PMP_MODEL))
+            _keep_layers(judge.model, layers)
+            judge.save(start)
+        return start
+
     def preference_model(self, name: str, pairs: Sequence[PreferencePair], start: Path, **settings: Any) -> Path:
         """A PM on these pairs."""
         run = PreferenceRun(name=name, start=start, **settings)
         folder, done = self._folder("preference", run, name)
         if done:
             return folder.path / "model"
+        keep_pairs(folder, pairs)
         trained = train_preference(run, pairs, folder, resume=True, progress=self._progress)
         return self._finished(folder, trained.path)
 
@@ -119,3 +129,12 @@ class Laboratory:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
         write_json(folder.path / "done.json", {"result": result.name})
         return result
+
+
+def _keep_layers(model: Any, layers: int) -> None:
+    trunk = model.base_model
+    trunk.layers = trunk.layers[:layers]
+    model.config.num_hidden_layers = layers
+    kinds = getattr(model.config, "layer_types", None)
+    if kinds is not None:
+        model.config.layer_types = kinds[:layers]

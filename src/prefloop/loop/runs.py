@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 
 from prefloop.errors import ConfigError, DataError, ModelError, UserError
 from prefloop.evals import evaluate_preference, write_preference_report
-from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, some_of, split, stored_pairs
+from prefloop.loop.data import (
+    conversations_of,
+    evenly,
+    half_of,
+    keep_pairs,
+    mixed,
+    prompts_of,
+    some_of,
+    split,
+    stored_pairs,
+)
 from prefloop.loop.prompt_sources import training_prompts
 from prefloop.loop.snapshots import model_path, register
 from prefloop.models.checkpoint import latest_checkpoint
@@ -77,6 +87,7 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
         )
         with nothing_half_done(folder):
             trained = train_preference(run, data.training, folder, data.held_out, resume=resume)
+        keep_pairs(folder, data.training)
         snapshot = register(workspace, store, run.name, trained.path, kind="preference_model", run_id=folder.path.name)
         result: dict[str, Any] = {
             "run": str(folder.path),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from prefloop.errors import DataError, StateError
-from prefloop.loop.data import half_of, prompts_of, stored_pairs
+from prefloop.loop.data import half_of, keep_pairs, prompts_of, stored_pairs
 from prefloop.loop.runs import fingerprint
 from prefloop.loop.serving import publish, served
 from prefloop.loop.settings import RoundSettings
@@ -126,6 +126,7 @@ def preference(bench: Bench) -> dict[str, Any]:
         folder = RunFolder.create(
             bench.workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(data)
         )
+        keep_pairs(folder, part)
         work.append((run, data, folder, resume))
     facts: dict[str, Any] = {}
     for (half, part), (run, _, folder, _), path in zip(

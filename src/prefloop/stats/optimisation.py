@@ -31,6 +31,9 @@ _PEAK: Mapping[Form, Callable[[float, float], tuple[float, float]]] = {
 }
 DOUBT = 0.5
 """Share of the gap between trained and held-out scores that is taken off the held-out ones too (see `stop_place`)."""
+NAT_COST = 0.05
+"""Deviations that a nat of KL must earn on held-out scores. The best of 16 earns about 1 a nat, good PPO no less; at
+this price a policy that spends KL well is never stopped, and one that drifts is (docs/LOG.md)."""
 _LEAST_LINE = 4  # points: a curve through three has no residual to judge a bend by
 _LEAST_BREAK = 6  # points: three on either side
 _SIGNIFICANT = 0.05
@@ -152,22 +155,35 @@ class StopPlace(NamedTuple):
     gap: Floats
 
 
-def stop_place(trained: Floats, held_out: Sequence[Floats], doubt: float = DOUBT) -> StopPlace:
+def stop_place(
+    trained: Floats,
+    held_out: Sequence[Floats],
+    kl: Floats,
+    weights: Sequence[float] | None = None,
+    doubt: float = DOUBT,
+    nat_cost: float = NAT_COST,
+) -> StopPlace:
     """Where the rise that can be trusted is highest.
 
-    All arrays are (snapshot,) rises in deviations of the start's scores, in order of training. What held-out scores
-    agree on, less `doubt` times what the trained score claims above it: PMs that learned from one kind of data share
-    errors (paper 4.2), so where the gap shows that the policy exploits its own PM's, part of what the others still
-    grant is such an error too. The curve is smoothed over neighbours, since a mean over prompts is noisy.
+    All arrays are (snapshot,) in order of training: rises in deviations of the start's scores, KL in nats. What held-out
+    scores agree on, less two things. (1) `doubt` times what the trained score claims above it: PMs that learned from one
+    kind of data share errors (paper 4.2), so where the gap shows that the policy exploits its own PM's, part of what the
+    others still grant is such an error too. (2) `nat_cost` for each nat: a policy that walks away without earning
+    anything unlearns its language, and PMs that never saw such text need not notice. The curve is smoothed over
+    neighbours, since a mean over prompts is noisy.
+
+    Args:
+        weights: of the held-out scores; equal where left out or none is above 0.
 
     Errors:
         DataError: no held-out score.
     """
     if not held_out:
         raise DataError("There are 0 held-out scores, and without one nobody knows where to stop; add a held-out PM.")
-    consensus = np.mean(held_out, axis=0)
+    usable = weights if weights is not None and sum(weights) > 0 else None
+    consensus = np.average(held_out, axis=0, weights=usable)
     gap = np.maximum(trained - consensus, 0.0)
-    trusted = smoothed(consensus - doubt * gap)
+    trusted = smoothed(consensus - doubt * gap - nat_cost * np.maximum(kl, 0.0))
     return StopPlace(int(np.argmax(trusted)), trusted, consensus, gap)
 
 

@@ -26,7 +26,8 @@ from prefloop.stats import (
     parting,
     stop_place,
 )
-from prefloop.stats.optimisation import Form
+from prefloop.stats.intervals import Floats
+from prefloop.stats.optimisation import NAT_COST, Form
 from prefloop.train.gauges import GOLD, HELD_OUT, TRAIN, EvaluatedReply, evaluated_replies
 
 Role = Literal["trained against", "held out", "known preference"]
@@ -60,6 +61,9 @@ class ScorerTrack(Noun):
     scores: tuple[Interval, ...] = Field(description="mean raw score by snapshot")
     rises: tuple[Interval, ...] = Field(description="above the start on the same prompts, by snapshot")
     deviation: float | None = Field(description="of the start's scores over prompts; the unit of the stop advice")
+    start_agreement: float | None = Field(
+        None, description="correlation with the trained score over the start's replies; what the advice weighs it by"
+    )
     linear: LinearPart | None = Field(None, description="of the score over sqrt(KL); None with too few snapshots")
     forms: tuple[RiseFit, ...] = Field((), description="of Gao et al. 2022")
     parted: PartedAt | None = Field(None, description="from the score that is trained against; None: no parting found")
@@ -126,6 +130,7 @@ def optimisation(name: str, replies: Mapping[int, Sequence[EvaluatedReply]]) -> 
             scores=tuple(clustered_mean(row) for row in values),  # (snapshot, prompt)
             rises=tuple(clustered_mean(row - values[0]) for row in values),
             deviation=float(values[0].std()) or None,
+            start_agreement=_correlation(scored[TRAIN][0], values[0]) if TRAIN in scored else None,
         )
         for key, values in scored.items()
     ]
@@ -185,7 +190,7 @@ def _concluded(
     elif len(places) < _LEAST_SNAPSHOTS:
         notes.append(f"There is no advice where to stop: it takes {_LEAST_SNAPSHOTS} snapshots, not {len(places)}.")
     else:
-        advice = _advice(places, trained, held_out)
+        advice = _advice(places, kl, trained, held_out)
     return Optimisation(
         name=name,
         prompts=prompts,
@@ -196,6 +201,12 @@ def _concluded(
         advice=advice,
         notes=tuple(notes),
     )
+
+
+def _correlation(one: Floats, other: Floats) -> float | None:
+    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _role(name: str) -> Role:
@@ -228,12 +239,18 @@ def _fitted(track: ScorerTrack, places: Sequence[Place], trained: ScorerTrack | 
     return track.model_copy(update=update)
 
 
-def _advice(places: Sequence[Place], trained: ScorerTrack, held_out: Sequence[ScorerTrack]) -> StopAdvice:
+def _advice(
+    places: Sequence[Place], kl: Sequence[Interval], trained: ScorerTrack, held_out: Sequence[ScorerTrack]
+) -> StopAdvice:
     def in_deviations(track: ScorerTrack) -> Any:
         rises = np.array([rise.value for rise in track.rises])
         return rises / (track.deviation or np.ptp(rises) or 1.0)
 
-    stop = stop_place(in_deviations(trained), [in_deviations(track) for track in held_out])
+    agreements = [track.start_agreement for track in held_out]
+    weights = None if None in agreements else [max(value or 0.0, 0.0) for value in agreements]
+    stop = stop_place(
+        in_deviations(trained), [in_deviations(track) for track in held_out], np.array([k.value for k in kl]), weights
+    )
     at, last = places[stop.place], places[-1]
     evidence = [
         f"At {at.episodes:,} episodes ({at.root_kl:.2f} sqrt(nats) from the start) the held-out "
@@ -243,8 +260,9 @@ def _advice(places: Sequence[Place], trained: ScorerTrack, held_out: Sequence[Sc
     if stop.place < len(places) - 1:
         evidence.append(
             f"At the end ({last.episodes:,} episodes, {last.root_kl:.2f} sqrt(nats)) they stand at "
-            f"{stop.consensus[-1]:+.2f}, and the claim is {stop.consensus[-1] + stop.gap[-1]:+.2f}: what was gained in "
-            "between is not to be trusted."
+            f"{stop.consensus[-1]:+.2f}, and the claim is {stop.consensus[-1] + stop.gap[-1]:+.2f}: that is not worth "
+            f"the {kl[-1].value - kl[stop.place].value:.1f} nats in between, of which each should earn {NAT_COST:g}, or "
+            "not to be trusted, since the claim has run ahead."
         )
     else:
         evidence.append("The end of the run is its best place: nothing here speaks against training on.")

@@ -1,0 +1,244 @@
+"""Measures what a diagnosis needs: samples the start and the end of a run and asks every PM. Names no cause.
+
+Knows models and texts; what the run logged and what people judged comes in as numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from prefloop.errors import DataError
+from prefloop.evals.diagnosis.replies import (
+    best_of,
+    commonest_share,
+    far_share,
+    mahalanobis,
+    pair_agreement,
+    repeated_share,
+    within_prompt_correlation,
+)
+from prefloop.models.language import LanguageModel
+from prefloop.models.preference import PreferenceModel
+from prefloop.models.responses import Prompt, all_logps, score_replies
+from prefloop.models.sampling import TorchSampler
+from prefloop.models.trie import pack, packed_hidden
+from prefloop.render import Renderer
+from prefloop.schema import Interval, Message, PreferencePair, Sample, SamplingSettings
+from prefloop.stats import clustered_mean, clustered_share
+from prefloop.stats.intervals import Floats
+
+SAMPLES = 16
+"""Replies of the start to each prompt: best of 16."""
+_END_SAMPLES = 4
+_MOST_PAIRS = 300
+
+
+class Judge(NamedTuple):
+    """A PM and its name; the first of a list is the one trained against."""
+
+    name: str
+    model: PreferenceModel
+
+
+class _Replies(NamedTuple):
+    """(prompt, sample) replies of one policy and their scores by judge."""
+
+    samples: list[list[Sample]]
+    texts: list[str]
+    scores: dict[str, Floats]
+
+    @property
+    def tokens(self) -> Floats:
+        return np.array([[float(len(sample.ids)) for sample in row] for row in self.samples])
+
+    @property
+    def stopped(self) -> list[bool]:
+        return [sample.finish_reason == "stop" for row in self.samples for sample in row]
+
+
+def measure_replies(
+    start: LanguageModel,
+    end: LanguageModel,
+    judges: Sequence[Judge],
+    prompts: Sequence[Prompt],
+    max_response_tokens: int,
+    training_pairs: Sequence[PreferencePair],
+    seed: int = 0,
+    gold: Callable[[Sequence[Message], str], float] | None = None,
+) -> dict[str, Any]:
+    """Fields of `Evidence` that rest on fresh replies of the start and the end of a run.
+
+    Args:
+        judges: the PM trained against, then those that watch.
+        training_pairs: some of what the first was trained on; its distance to the replies is not known without.
+    """
+    settings = SamplingSettings(max_response_tokens=max_response_tokens)
+    first = _drawn(start, judges, prompts, SAMPLES, settings, seed)
+    last = _drawn(end, judges, prompts, _END_SAMPLES, settings, seed + 1)
+    train, *watching = judges
+    base = first.scores[train.name]
+    fields: dict[str, Any] = {
+        "tokens": (_mean(first.tokens), _mean(last.tokens)),
+        "stopped": (clustered_share(first.stopped), clustered_share(last.stopped)),
+        "repeated": (repeated_share(first.texts), repeated_share(last.texts)),
+        "commonest": (commonest_share(first.texts), commonest_share(last.texts)),
+    }
+    spread = {judge.name: float(first.scores[judge.name].std()) for judge in judges}
+    if spread[train.name] > 0:
+        z = {name: values / (spread[name] or 1.0) for name, values in first.scores.items()}
+        z_last = {name: values / (spread[name] or 1.0) for name, values in last.scores.items()}
+        rises = {name: clustered_mean(z_last[name].mean(1) - z[name].mean(1)) for name in z}
+        fields |= {
+            "rise": rises[train.name],
+            "held_out_rises": {judge.name: rises[judge.name] for judge in watching},
+            "best_of_16": best_of(z[train.name], z[train.name]),
+            "best_of_16_held_out": {judge.name: best_of(z[judge.name], z[train.name]) for judge in watching},
+            "score_spread": float(last.scores[train.name].std() / spread[train.name]),
+            "length_correlation": within_prompt_correlation(base, first.tokens),
+        }
+        agreed = {judge.name: pair_agreement(base, first.scores[judge.name]) for judge in watching}
+        fields["agreement"] = {name: value for name, value in agreed.items() if value is not None}
+        others = [within_prompt_correlation(first.scores[judge.name], first.tokens) for judge in watching]
+        known = [value.value for value in others if value is not None]
+        fields["length_correlation_held_out"] = float(np.mean(known)) if known else None
+        if len(watching) > 1:
+            fields["held_out_agreement"] = pair_agreement(*(first.scores[judge.name] for judge in watching[:2]))
+        if gold is not None:
+            golds = np.array(
+                [
+                    [gold(prompt.messages, start.renderer.decode(sample.ids)) for sample in row]
+                    for prompt, row in zip(prompts, first.samples, strict=True)
+                ]
+            )
+            fields["gold"] = pair_agreement(base, golds)
+    if training_pairs and train.model.shares_beginnings:
+        fields["far"] = _far(train.model, training_pairs, prompts, first, last, start.renderer, end.renderer)
+    return fields
+
+
+def measure_reading(judge: PreferenceModel, training_pairs: Sequence[PreferencePair]) -> Interval | None:
+    """How often the PM, as it reads conversations now, prefers the chosen reply of pairs that it was trained on."""
+    pairs = training_pairs[:_MOST_PAIRS]
+    if not pairs:
+        return None
+    scores = judge.score(
+        [
+            (*pair.context, Message(role="assistant", text=text))
+            for pair in pairs
+            for text in (pair.chosen, pair.rejected)
+        ]
+    )
+    better = [0.5 + 0.5 * float(np.sign(a - b)) for a, b in zip(scores[::2], scores[1::2], strict=True)]
+    return clustered_share(better, [pair.conversation_id or str(i) for i, pair in enumerate(pairs)])
+
+
+def measure_layout(model: LanguageModel, contexts: Sequence[Sequence[Message]]) -> Interval | None:
+    """Nats a token that the other way of writing conversations would save the policy; below 0: its own is right.
+
+    The other way is plain "Human:" and "Assistant:" headers, or for a tokenizer that has lost its template and still
+    has our header tokens, those. The assistant's turns in the contexts are read, the texts being the same in both.
+    None where there is no assistant turn to read, or no other way.
+    """
+    other = model.renderer.other_layout()
+    turns = [
+        (context[:place], message.text)
+        for context in contexts
+        for place, message in enumerate(context)
+        if message.role == "assistant" and message.text and place > 0
+    ][:_MOST_PAIRS]
+    if other is None or len(turns) < 2:
+        return None
+    losses = [_losses(model.model, renderer, turns) for renderer in (model.renderer, other)]
+    return clustered_mean(losses[0] - losses[1])
+
+
+def _losses(model: Any, renderer: Renderer, turns: Sequence[tuple[Sequence[Message], str]]) -> Floats:
+    """Mean negative log-likelihood of the text of each turn, nats a token."""
+    prompts = [renderer.context_ids(context) for context, _ in turns]
+    replies = [renderer.text_ids(text) for _, text in turns]
+    logps = all_logps(model, prompts, replies, row_tokens=256, tokens_per_forward=8192).numpy()
+    ends = np.cumsum([len(reply) for reply in replies])
+    return np.array([-part.mean() for part in np.split(logps, ends[:-1])])
+
+
+def _drawn(
+    policy: LanguageModel,
+    judges: Sequence[Judge],
+    prompts: Sequence[Prompt],
+    n: int,
+    settings: SamplingSettings,
+    seed: int,
+) -> _Replies:
+    ids = [policy.renderer.context_ids(prompt.messages) for prompt in prompts]
+    samples = TorchSampler(policy.model, policy.renderer, "policy").sample(ids, n, settings, seed)
+    flat = [sample for row in samples for sample in row]
+    asked = [Prompt(p.messages, own) for p, own in zip(prompts, ids, strict=True) for _ in range(n)]
+    return _Replies(
+        samples,
+        [policy.renderer.decode(sample.ids) for sample in flat],
+        {
+            judge.name: np.array(score_replies(judge.model, policy.renderer, asked, flat)).reshape(len(prompts), n)
+            for judge in judges
+        },
+    )
+
+
+def _mean(values: Floats) -> Interval:
+    return clustered_mean(values.mean(1))
+
+
+def _far(
+    judge: PreferenceModel,
+    pairs: Sequence[PreferencePair],
+    prompts: Sequence[Prompt],
+    first: _Replies,
+    last: _Replies,
+    start: Renderer,
+    end: Renderer,
+) -> tuple[Interval, Interval] | None:
+    """Share of the start's and the end's replies that lie beyond 99% of the PM's training data, at its last layer.
+
+    Half of the training replies make the cloud, the other half say how far its own kind lies from it.
+    """
+    known = [
+        (*pair.context, Message(role="assistant", text=text))
+        for pair in pairs[:_MOST_PAIRS]
+        for text in (pair.chosen, pair.rejected)
+    ]
+    points = _activations(judge, known)
+    if len(points) < 4 * points.shape[1] or len(points) < 100:
+        return None
+    order = np.random.default_rng(0).permutation(len(points))
+    cloud, own = points[order[::2]], points[order[1::2]]
+    limit = float(np.quantile(mahalanobis(own, cloud), 0.99))
+
+    def share(replies: _Replies, renderer: Renderer) -> Interval:
+        told = [
+            (*prompt.messages, Message(role="assistant", text=renderer.decode(sample.ids)))
+            for prompt, row in zip(prompts, replies.samples, strict=True)
+            for sample in row[:_END_SAMPLES]
+        ]
+        return far_share(mahalanobis(_activations(judge, told), cloud), limit)
+
+    return share(first, start), share(last, end)
+
+
+@torch.inference_mode()
+def _activations(judge: PreferenceModel, conversations: Sequence[Sequence[Message]]) -> Floats:
+    """Hidden states at the token where the score is read: (conversation, hidden)."""
+    parts = []
+    for start in range(0, len(conversations), 64):
+        ids = [judge.encode(conversation).ids for conversation in conversations[start : start + 64]]
+        batch = pack(ids, judge.row_tokens).to(judge.device)
+        parts.append(packed_hidden(judge.trunk, batch, batch.read_index).float().cpu().numpy())
+    return np.concatenate(parts).astype(np.float64)
+
+
+def require_replies(prompts: Sequence[Any]) -> None:
+    """Errors: DataError: too few prompts for any interval."""
+    if len(prompts) < 2:
+        raise DataError(f"A diagnosis needs at least 2 evaluation prompts, not {len(prompts)}; import or collect some.")

@@ -1,0 +1,332 @@
+"""From evidence to causes: what each symptom speaks for, in the order in which a cause explains the others.
+
+A PM that reads another template looks like one at chance, a policy blown up by its optimiser looks far from the PM's
+data, and so on: the first finding is named. Limits stand here with their reasons; `benchmarks/bench_diagnosis.py`
+counts how often they are right. Knows numbers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from prefloop.evals.diagnosis.nouns import Cause, Diagnosis, Evidence, Finding
+from prefloop.report import format_interval, format_number
+from prefloop.schema import Interval
+
+CHANCE = 0.5
+BARELY_LEARNED = 0.56
+"""A PM whose accuracy on fresh training pairs is surely below this has learned next to nothing of them."""
+BARELY_AGREES = 0.6
+"""Two PMs of one kind of data order three quarters of pairs alike or more."""
+LENGTH_RULES = 0.75
+"""Correlation of score and length within a prompt from which length alone says most of the score."""
+SAVES_NATS = 0.2
+"""Nats a token: a model that reads its own template has no such gain from another one."""
+CLIPPED = 0.25
+"""Share of clipped ratios; PPO steps of a sound size clip a few percent."""
+MOVED = 0.1
+"""Nats a token that one batch moves the policy."""
+STILL = 0.02
+"""Nats a reply: nothing was learned that anybody could see."""
+BEST_OF_16 = 1.7659
+"""Rise of the best of 16 of a normal variable, in deviations; its KL is at most log 16 - 15/16 = 1.835 nats."""
+_BEST_OF_16_ROOT_KL = 1.355
+
+
+def diagnose(run: str, evidence: Evidence) -> Diagnosis:
+    """What the evidence says. A question that cannot be answered is left out, and named among what is unknown."""
+    checks: Sequence[tuple[str, Callable[[Evidence], Iterator[Finding]]]] = (
+        ("policy and PMs write conversations alike", _template),
+        ("the optimiser moves the policy, and not too far at once", _optimiser),
+        ("the score is not won by length, repetition or one phrase", _gamed),
+        ("the PM tells this policy's answers apart as other judges do", _chance),
+        ("the PM is among texts of the kind that it learned from", _distribution),
+        ("the policy can do what the PM asks for", _policy),
+    )
+    findings: list[Finding] = []
+    healthy: list[str] = []
+    for sentence, check in checks:
+        found = list(check(evidence))
+        findings += found
+        if not found:
+            healthy.append(sentence)
+    named = findings[0] if findings else None
+    return Diagnosis(
+        run=run,
+        cause=None if named is None else named.cause,
+        answer=_answer(named),
+        findings=tuple(findings),
+        healthy=tuple(healthy),
+        evidence=evidence,
+    )
+
+
+def _answer(named: Finding | None) -> str:
+    if named is None:
+        return "Neither: nothing was found to be wrong with the PM, the policy or its training."
+    who = {
+        "PM": "It is the PM",
+        "policy": "It is the policy",
+        "optimiser": "It is the optimiser",
+        "data": "It is the data",
+    }
+    return f"{who[named.side]}: {named.sentence}"
+
+
+def _template(e: Evidence) -> Iterator[Finding]:
+    evidence = []
+    if e.same_vocabulary and len(set(e.formats.values())) > 1:
+        listed = ", ".join(f"{name} {text}" for name, text in e.formats.items())
+        evidence.append(f"The models have one vocabulary and write conversations in different ways: {listed}.")
+    for name, saved in e.other_layout.items():
+        if saved.low > SAVES_NATS:
+            evidence.append(
+                f"{name} reads the same turns better by {format_interval(saved)} nats a token when they are written "
+                "another way."
+            )
+    if (
+        e.learned is not None
+        and e.reread is not None
+        and e.reread.high < BARELY_LEARNED
+        and e.learned.low > e.reread.high
+    ):
+        evidence.append(
+            f"The PM was right in {format_interval(e.learned)} of its training pairs before it had learned them, and "
+            f"is in {format_interval(e.reread)} of some of them now: it does not read what it was trained on."
+        )
+    if evidence:
+        yield Finding(
+            cause="template_mismatch",
+            side="data",
+            sentence="the models do not read conversations as they were trained to (tokenizer or chat template).",
+            evidence=tuple(evidence),
+            next=(
+                "Put back the tokenizer and chat template that each model was saved with, and train the policy again.",
+                "Look at one conversation as ids under each tokenizer: headers and end tokens must be the same as in "
+                "training.",
+            ),
+        )
+
+
+def _optimiser(e: Evidence) -> Iterator[Finding]:
+    blown, still = [], []
+    if e.clip_fraction is not None and e.clip_fraction > CLIPPED:
+        blown.append(f"{e.clip_fraction:.0%} of the probability ratios were clipped; a few percent are usual.")
+    if e.moved_kl is not None and e.moved_kl > MOVED:
+        blown.append(f"One batch moves the policy by {format_number(e.moved_kl)} nats a token.")
+    if blown and e.kl is not None:
+        blown.append(f"The last snapshot is {format_interval(e.kl)} nats a reply from the start.")
+    if blown and e.rise is not None and e.rise.low > 0.3:
+        blown = []  # it learns what it is asked to, steps however large
+    if e.kl is not None and e.kl.high < STILL and e.rise is not None and e.rise.low <= 0:
+        still.append(
+            f"After {e.episodes:,} episodes the policy is {format_interval(e.kl)} nats a reply from where it started, "
+            f"and the PM's score has changed by {format_interval(e.rise)} deviations."
+        )
+    if blown:
+        yield Finding(
+            cause="optimiser_failing",
+            side="optimiser",
+            sentence="its steps are too large, and the policy is thrown about rather than trained.",
+            evidence=tuple(blown + still),
+            next=(
+                "Divide learning_rate by 10, and again until policy/clip_fraction stays below 0.2.",
+                "Add learning_rate_warmup_episodes, or lower epochs.",
+            ),
+        )
+    elif still:
+        yield Finding(
+            cause="optimiser_failing",
+            side="optimiser",
+            sentence="it does not move the policy.",
+            evidence=tuple(still),
+            next=("Multiply learning_rate by 10.", "Lower kl_coefficient if kl/k1 stays near 0 all the same."),
+        )
+    elif e.explained_variance is not None and e.explained_variance < 0 and e.rise is not None and e.rise.low <= 0.05:
+        yield Finding(
+            cause="optimiser_failing",
+            side="optimiser",
+            sentence="its value model misleads it, so that the policy moves and the score does not.",
+            evidence=(
+                f"The value model explains {e.explained_variance:.2f} of the returns' variance: less than nothing.",
+                f"After {e.episodes:,} episodes the PM's score has changed by {format_interval(e.rise)} deviations.",
+            ),
+            next=("Set gae_lambda to 1, or value_warmup_batches to 4.", "Raise value_learning_rate."),
+        )
+
+
+def _gamed(e: Evidence) -> Iterator[Finding]:
+    evidence = []
+    ways = []
+    length = e.length_correlation
+    if length is not None and abs(length.value) > LENGTH_RULES and _interval_beyond(length, LENGTH_RULES - 0.1):
+        others = e.length_correlation_held_out
+        if others is None or abs(length.value) > abs(others) + 0.2:
+            ways.append("length")
+            evidence.append(
+                f"Among replies of the start to one prompt the PM's score follows their length with correlation "
+                f"{format_interval(length)}"
+                + ("." if others is None else f"; that of PMs that watch with {others:.2f}.")
+            )
+            if e.tokens is not None:
+                evidence.append(
+                    f"Replies went from {format_interval(e.tokens[0])} to {format_interval(e.tokens[1])} tokens."
+                )
+    not_shared = _is_not_shared(e)
+    for name, pair, least in (("repetition", e.repeated, 0.25), ("one phrase", e.commonest, 0.35)):
+        if pair is not None and pair[1].low > pair[0].high + least and not_shared:
+            ways.append(name)
+            evidence.append(
+                f"{_SHARES[name]} went from {format_interval(pair[0])} to {format_interval(pair[1])} of the replies."
+            )
+    if ways and not_shared:
+        evidence.append(not_shared)
+    if ways:
+        yield Finding(
+            cause="reward_gamed",
+            side="PM",
+            sentence=f"its score can be won by {' and '.join(ways)}, and the policy was taught that.",
+            evidence=tuple(evidence),
+            next=(
+                "Look at the PM's accuracy on comparisons whose longer (or more repetitive) reply lost: "
+                "prefloop eval preference.",
+                "Collect comparisons of this policy's answers and train the PM anew on all of them.",
+                "Until then deploy an earlier snapshot: prefloop eval optimisation says which.",
+            ),
+        )
+
+
+_SHARES = {"repetition": "A repeated run of four words", "one phrase": "The commonest five words in a row"}
+
+
+def _is_not_shared(e: Evidence) -> str:
+    """A sentence where the PM's rise is not shared by those that watch; empty where it is."""
+    if e.rise is None or not e.held_out_rises or e.rise.low <= 0:
+        return ""
+    least = min(e.held_out_rises.values(), key=lambda rise: rise.value)
+    if least.high < 0.5 * e.rise.value:
+        return (
+            f"The PM's score rose by {format_interval(e.rise)} deviations, a watching PM's by {format_interval(least)}."
+        )
+    return ""
+
+
+def _chance(e: Evidence) -> Iterator[Finding]:
+    evidence = []
+    for value, what in (
+        (e.judged, "people's judgments of this policy's answers"),
+        (e.gold, "the known preference on the start's answers"),
+    ):
+        if value is not None and value.high < BARELY_AGREES:
+            evidence.append(f"The PM agrees with {what} in {format_interval(value)} of pairs.")
+    if e.learned is not None and e.learned.value < BARELY_LEARNED and e.learned.low <= CHANCE + 0.02:
+        evidence.append(
+            f"In its own training it was right in {format_interval(e.learned)} of pairs that it had not learned yet."
+        )
+    for name, agreed in e.agreement.items():
+        if agreed.high < BARELY_AGREES:
+            evidence.append(f"It orders {format_interval(agreed)} of pairs of the start's answers as {name} does.")
+    if not evidence:
+        return
+    small = _is_small(e)
+    cause: Cause = "pm_too_small" if small else "pm_near_chance"
+    yield Finding(
+        cause=cause,
+        side="PM",
+        sentence="it is near chance on this policy's answers"
+        + (", and far too small to tell them apart." if small else ": what it learned is not what people prefer."),
+        evidence=(*evidence, *([small] if small else [])),
+        next=(
+            "Take a larger language model for the PM's start."
+            if small
+            else "Check the labels: prefloop quality, and a look at twenty comparisons by hand.",
+            "Judge some pairs of this policy's answers and evaluate the PM on them: prefloop eval preference.",
+            "Train the PM on more comparisons, from a start with PM pre-training.",
+        ),
+    )
+
+
+def _is_small(e: Evidence) -> str:
+    pm, policy = e.parameters.get("PM"), e.parameters.get("policy")
+    if pm is None or policy is None or pm > policy / 10:
+        return ""
+    return f"The PM has {pm:,} parameters, the policy {policy:,}."
+
+
+def _distribution(e: Evidence) -> Iterator[Finding]:
+    if e.far is None:
+        return
+    first, last = e.far
+    disagree = [
+        f"It orders {format_interval(agreed)} of pairs as {name} does."
+        for name, agreed in e.agreement.items()
+        if agreed.value < 0.65
+    ]
+    not_shared = _is_not_shared(e)
+    if (first.low > 0.3 or last.low > 0.3) and (disagree or not_shared):
+        evidence = [
+            f"{format_interval(first)} of the start's replies and {format_interval(last)} of the last snapshot's lie "
+            "further from the PM's training data than 99% of that data itself."
+        ]
+        if e.score_spread is not None:
+            evidence.append(f"Its scores spread {e.score_spread:.2f} times as far as on the start's replies.")
+        yield Finding(
+            cause="pm_out_of_distribution",
+            side="PM",
+            sentence="it judges answers of a kind that it was not trained on.",
+            evidence=(*evidence, *disagree, *([not_shared] if not_shared else [])),
+            next=(
+                "Collect comparisons of this policy's answers (prefloop round start) and train the PM on all tranches.",
+                "Deploy a snapshot nearer the start until then, or raise kl_coefficient.",
+            ),
+        )
+
+
+def _policy(e: Evidence) -> Iterator[Finding]:
+    if e.rise is None or e.best_of_16 is None or e.best_of_16.low <= 0.5:
+        return
+    share = e.rise.value / e.best_of_16.value
+    lags = e.rise.high < 0.15 * e.best_of_16.value
+    evidence = [
+        f"The best of 16 answers of the start is {format_interval(e.best_of_16)} deviations better by the PM than the "
+        f"average one; after {e.episodes:,} episodes of PPO the policy has gained {format_interval(e.rise)} "
+        f"({share:.0%} of that)."
+    ]
+    if e.score_trend is not None and e.score_trend > e.rise.high + 0.4:
+        evidence.append(
+            f"On the prompts that it trains on it gained {e.score_trend:.2f} deviations"
+            + ("." if e.training_prompts is None else f"; there are {e.training_prompts:,} of them.")
+        )
+        yield Finding(
+            cause="policy_data_starved",
+            side="policy",
+            sentence="it learned its training prompts and not what to do on others.",
+            evidence=tuple(evidence),
+            next=("Train on more prompts.", "Fewer epochs over each batch, and fewer episodes over these prompts."),
+        )
+    elif lags or _is_shallow(e):
+        if not lags and share > 0.6:
+            return
+        evidence += [_is_shallow(e)] if _is_shallow(e) else []
+        yield Finding(
+            cause="policy_too_small",
+            side="policy",
+            sentence="the answers are there among many, and it is too small to learn to give them.",
+            evidence=tuple(evidence),
+            next=(
+                "Take a larger policy, or train on for longer and look whether the score still rises.",
+                "Serve best-of-k of the start meanwhile: the PM picks well among its answers.",
+            ),
+        )
+
+
+def _is_shallow(e: Evidence) -> str:
+    policy, pm = e.layers.get("policy"), e.layers.get("PM")
+    size, judge = e.parameters.get("policy"), e.parameters.get("PM")
+    if policy is None or pm is None or size is None or judge is None or policy * 2 >= pm or size * 2 > judge:
+        return ""
+    return f"The policy has {policy} layer{'s' * (policy > 1)} and {size:,} parameters, the PM {pm} and {judge:,}."
+
+
+def _interval_beyond(value: Interval, limit: float) -> bool:
+    return value.low > limit or value.high < -limit

@@ -1,0 +1,235 @@
+"""`prefloop eval diagnosis`: gathers what a policy run, its PMs' runs and the store know, and asks for the cause.
+
+Responsible for finding runs, models, prompts and judgments. Names no cause (see `evals.diagnosis`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefloop.errors import ConfigError, DataError
+from prefloop.evals.diagnosis import (
+    Diagnosis,
+    Evidence,
+    Judge,
+    diagnose,
+    measure_layout,
+    measure_reading,
+    measure_replies,
+    write_diagnosis,
+)
+from prefloop.loop.data import evenly, kept_pairs, prompts_of, split, stored_pairs
+from prefloop.loop.optimisation import policy_run
+from prefloop.loop.snapshots import model_path
+from prefloop.models.language import load_language_model, window_tokens
+from prefloop.models.preference import PreferenceModel
+from prefloop.models.responses import encode_prompts
+from prefloop.runs import RunFolder
+from prefloop.sandbox import Gold, world
+from prefloop.schema import Interval, Message, PreferencePair
+from prefloop.stats import clustered_share, wilson
+from prefloop.store import Store
+from prefloop.train.gauges import HELD_OUT, evaluation_prompts
+from prefloop.train.policy import PolicyRun
+from prefloop.workspace import Workspace
+
+_PROMPTS = 48
+_LEAST_JUDGED = 30
+
+
+def diagnose_in(
+    workspace: Workspace, store: Store, run: str, *, html: Path | None = None, gold: bool = False, seed: int = 0
+) -> dict[str, Any]:
+    """The diagnosis of a run of the workspace, on a page (by default `diagnosis.html` in the run's folder).
+
+    Errors:
+        NotFoundError: no such run.
+        DataError: no snapshot, or no prompts to answer.
+    """
+    folder = policy_run(workspace, run)
+    found = diagnose_run(folder, workspace, store, gold=gold, seed=seed)
+    path = write_diagnosis(found, html or folder / "diagnosis.html")
+    return found.model_dump(mode="json", exclude={"evidence"}) | {"report": str(path)}
+
+
+def diagnose_run(
+    folder: Path,
+    workspace: Workspace | None = None,
+    store: Store | None = None,
+    *,
+    gold: bool = False,
+    seed: int = 0,
+) -> Diagnosis:
+    """The diagnosis of a run folder; a store adds what people judged.
+
+    Args:
+        gold: ask the tiny world's known preference too (sandbox runs only).
+
+    Errors:
+        DataError: no snapshot besides the start, or no prompts to answer.
+    """
+    run = _settings(folder)
+    rows = RunFolder(folder).metrics()
+    end_path, episodes = _last_snapshot(folder, rows)
+    prompts = evaluation_prompts(folder)
+    if not prompts and store is not None:
+        prompts = prompts_of(split(stored_pairs(store), 0.1).held_out)
+    if not prompts:
+        raise DataError(f"{folder} kept no evaluation prompts and no workspace holds any; train it again.")
+    unknown: dict[str, str] = {}
+    start, end = load_language_model(run.policy), load_language_model(end_path)
+    paths = {"PM": run.preference_model, HELD_OUT: run.held_out_preference_model} | run.watching_preference_models
+    judges = [Judge(name, PreferenceModel.load(path)) for name, path in paths.items()]
+    room = (
+        min([window_tokens(start.model), *(judge.model.max_tokens for judge in judges)]) - run.max_response_tokens - 1
+    )
+    encoded = encode_prompts(start.renderer, evenly(prompts, _PROMPTS), room).prompts
+    pm_folder = _training_folder(run.preference_model, workspace, store)
+    pairs = [] if pm_folder is None else kept_pairs(pm_folder)
+    measured = _logged(rows) | measure_replies(
+        start, end, judges, encoded, run.max_response_tokens, pairs, seed, Gold(world()) if gold else None
+    )
+    learned = None if pm_folder is None else learned_accuracy(pm_folder)
+    if learned is None:
+        unknown["learned"] = "the run that trained the PM is not here, so its training cannot be looked at."
+    if not pairs:
+        unknown["far, reread"] = "what the PM was trained on is not here (its run keeps some pairs since this version)."
+    judged = None if store is None else _judged(workspace, store, run, folder, judges[0].model)
+    if judged is None:
+        unknown["judged"] = (
+            f"fewer than {_LEAST_JUDGED} judgments of this policy's answers are in the store; collect some to be surer."
+        )
+    layouts = {"policy": measure_layout(start, prompts)}
+    if layouts["policy"] is None:
+        unknown["other_layout"] = "no evaluation prompt holds an earlier assistant turn to read in two ways."
+    if len(judges) == 2:
+        unknown["held_out_agreement"] = "one PM watched; more can be named in watching_preference_models."
+    evidence = Evidence(
+        episodes=episodes,
+        **measured,
+        learned=learned,
+        reread=measure_reading(judges[0].model, pairs),
+        judged=judged,
+        parameters={"policy": _size(start.model)} | {judge.name: _size(judge.model.model) for judge in judges},
+        layers={"policy": _layers(start.model)} | {judge.name: _layers(judge.model.model) for judge in judges},
+        formats={"policy": start.renderer.format} | {judge.name: judge.model.renderer.format for judge in judges},
+        same_vocabulary=all(
+            judge.model.renderer.tokenizer.get_vocab() == start.renderer.tokenizer.get_vocab() for judge in judges
+        ),
+        other_layout={name: value for name, value in layouts.items() if value is not None},
+        unknown=unknown,
+    )
+    return diagnose(run.name, evidence)
+
+
+def learned_accuracy(folder: Path) -> Interval | None:
+    """Accuracy of a PM on the second half of its first epoch, each pair before it was learned from; None if unknown.
+
+    What a model gets right before it has seen it is as good as held out, and every PM run logs it.
+    """
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    rows = [row for row in RunFolder(folder).metrics() if "preference/accuracy" in row]
+    epoch = rows[: len(rows) // int(settings.get("epochs", 1))]
+    late = epoch[len(epoch) // 2 :]
+    pairs = sum(row["preference/pairs"] for row in late)
+    if not pairs:
+        return None
+    right = sum(row["preference/accuracy"] * row["preference/pairs"] for row in late)
+    return wilson(round(2 * right) / 2, int(pairs))
+
+
+def _settings(folder: Path) -> PolicyRun:
+    file = folder / "config.json"
+    try:
+        return PolicyRun.load_values(json.loads(file.read_text(encoding="utf-8")))
+    except ConfigError as error:
+        raise DataError(f"{folder} is no policy run of this version: {error}") from None
+
+
+def _last_snapshot(folder: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[Path, int]:
+    found = sorted((folder / "snapshots").glob("episodes-*/config.json"))
+    if not found:
+        raise DataError(f"{folder} has no snapshot besides its start; let the run go on until its first one.")
+    path = found[-1].parent
+    return path, int(path.name.removeprefix("episodes-"))
+
+
+def _logged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fields of the evidence out of the run's own metrics."""
+    batches = [row for row in rows if "score/train" in row]
+    snapshots = [row for row in rows if "eval/kl" in row]
+    if not batches or not snapshots:
+        return {}
+
+    def mean(name: str, part: Sequence[Mapping[str, Any]]) -> float | None:
+        values = [row[name] for row in part if name in row]
+        return float(np.mean(values)) if values else None
+
+    half, few = batches[len(batches) // 2 :], max(1, len(batches) // 5)
+    last = snapshots[-1]
+    first_score, last_score = mean("score/train", batches[:few]), mean("score/train", batches[-few:])
+    spread = batches[0]["score/train_std"]
+    entropy = batches[0]["policy/entropy"]
+    kl = last["eval/kl"]
+    return {
+        "kl": Interval(value=kl, low=last["eval/kl_low"], high=last["eval/kl_high"], n=0),
+        "root_kl": max(kl, 0.0) ** 0.5,
+        "clip_fraction": mean("policy/clip_fraction", batches),
+        "moved_kl": mean("policy/moved_kl", batches),
+        "explained_variance": mean("value/explained_variance", half),
+        "entropy_ratio": None if entropy <= 0 else (mean("policy/entropy", batches[-few:]) or 0.0) / entropy,
+        "score_trend": None
+        if first_score is None or last_score is None or spread <= 0
+        else (last_score - first_score) / spread,
+        "alarms": tuple(row["alarm/name"] for row in rows if "alarm/name" in row),
+    }
+
+
+def _training_folder(path: Path, workspace: Workspace | None, store: Store | None) -> Path | None:
+    """The run that trained a PM: around its model, or the one that its snapshot names."""
+    folders = [path.parent]
+    if workspace is not None and store is not None:
+        folders += [
+            workspace.runs / snapshot.run_id
+            for snapshot in store.snapshots(kind="preference_model")
+            if snapshot.run_id and Path(model_path(workspace, snapshot)).resolve() == path.resolve()
+        ]
+    return next((folder for folder in folders if (folder / "metrics.jsonl").is_file()), None)
+
+
+def _judged(
+    workspace: Workspace | None, store: Store, run: PolicyRun, folder: Path, judge: PreferenceModel
+) -> Interval | None:
+    """Accuracy on judgments of answers by this run's own snapshots; the PM can have learned from none of them."""
+    if workspace is None:
+        return None
+    own = {snapshot.id for snapshot in store.snapshots(kind="policy") if snapshot.run_id == folder.name}
+    pairs = [pair for pair in stored_pairs(store) if {pair.chosen_snapshot_id, pair.rejected_snapshot_id} & own]
+    if len(pairs) < _LEAST_JUDGED:
+        return None
+    return _accuracy(judge, pairs)
+
+
+def _accuracy(judge: PreferenceModel, pairs: Sequence[PreferencePair]) -> Interval:
+    scores = judge.score(
+        [
+            (*pair.context, Message(role="assistant", text=text))
+            for pair in pairs
+            for text in (pair.chosen, pair.rejected)
+        ]
+    )
+    better = [0.5 + 0.5 * float(np.sign(a - b)) for a, b in zip(scores[::2], scores[1::2], strict=True)]
+    return clustered_share(better, [pair.conversation_id or str(i) for i, pair in enumerate(pairs)])
+
+
+def _size(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _layers(model: Any) -> int:
+    return int(getattr(model.config, "num_hidden_layers", 0))

@@ -1,0 +1,129 @@
+"""`prefloop eval optimisation` and `eval diagnosis` on a small run in a workspace, through the real commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prefloop.cli import main
+from prefloop.loop.data import keep_pairs, kept_pairs
+from prefloop.loop.diagnosis import learned_accuracy
+from prefloop.loop.laboratory import Laboratory
+from prefloop.loop.round import create_workspace
+from prefloop.models.preference import PreferenceModel
+from prefloop.runs import RunFolder
+from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
+from prefloop.train.policy import PolicyRun
+from prefloop.workspace import Workspace
+
+
+class Bar(list[int]):
+    def set_postfix(self, **_: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with one short policy run; its PM's own run lies beside it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    made, _ = create_workspace(tmp_path_factory.mktemp("gauges") / "w")
+    laboratory = Laboratory(made.runs, lambda steps, **_: Bar(steps))
+    pm = laboratory.preference_model("pm", laboratory.contrasts(0, 60), tiny_model(PMP_MODEL), pairs_per_step=10)
+    prompts, evaluation = laboratory.prompts(0, 20, 12)
+    run = PolicyRun(
+        name="small",
+        policy=tiny_model(CHAT_MODEL),
+        preference_model=pm,
+        held_out_preference_model=tiny_model(PMP_MODEL),
+        episodes=32,
+        episodes_per_batch=8,
+        samples_per_prompt=2,
+        epochs=1,
+        minibatches=1,
+        max_response_tokens=16,
+        snapshots=4,
+        workers=1,
+        device="cpu",
+    )
+    first = laboratory.policy_run(run, prompts, evaluation)
+    assert laboratory.policy_run(run, prompts, evaluation) == first  # finished: not made again
+    torch.set_num_threads(before)
+    return made
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+def test_optimisation_of_a_run_by_name_with_one_pm_more(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--workspace", str(workspace.path), "--json"]
+    code, out, _ = command(capsys, "eval", "optimisation", "small", "--pm", PMP_MODEL, *where)
+    assert code == 0
+    result = json.loads(out)
+    (facts,) = result["runs"].values()
+    assert facts["snapshots"] == 5
+    assert set(facts["scorers"]) == {"train", "held_out", "gold", PMP_MODEL}
+    # the same model under two names, read from the kept texts and from the sampled ids
+    assert facts["scorers"][PMP_MODEL]["rise_at_end"] == pytest.approx(
+        facts["scorers"]["held_out"]["rise_at_end"], abs=0.1
+    )
+    assert Path(result["report"]).is_file()
+
+
+def test_diagnosis_of_a_run(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = command(capsys, "eval", "diagnosis", "small", "--workspace", str(workspace.path), "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["run"] == "small"
+    page = Path(result["report"])
+    facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    evidence = facts["evidence"]
+    assert evidence["gold"] is None  # nobody asked
+    assert evidence["learned"]["n"] == 30  # the second half of one epoch of 60 pairs
+    assert evidence["reread"]["n"] == 60
+    assert evidence["parameters"]["policy"] > 1_000_000
+    assert "judged" in evidence["unknown"]
+
+
+def test_a_run_that_is_not_there_is_named(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    for what in ("optimisation", "diagnosis"):
+        code, _, err = command(capsys, "eval", what, "nowhere", "--workspace", str(workspace.path))
+        assert code == 2
+        assert "No run is called 'nowhere'" in err
+        assert "policy-small-" in err
+
+
+def test_accuracy_before_learning_is_read_from_the_first_epoch(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"epochs": 2}', encoding="utf-8")
+    folder = RunFolder(tmp_path)
+    for step, accuracy in enumerate((0.1, 0.2, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0)):
+        folder.log({"step": step, "preference/accuracy": accuracy, "preference/pairs": 4})
+    found = learned_accuracy(tmp_path)
+    assert found is not None
+    assert found.value == 5 / 8  # the third and fourth of the first epoch's four steps: 2 and 3 of 4
+    assert found.n == 8
+
+
+def test_some_pairs_stay_beside_a_run(tmp_path: Path) -> None:
+    pairs = Laboratory(tmp_path / "laboratory").contrasts(1, 30)
+    folder = RunFolder(tmp_path)
+    keep_pairs(folder, pairs, most=10)
+    assert kept_pairs(tmp_path) == pairs[::3]
+    assert kept_pairs(tmp_path / "elsewhere") == []
+
+
+def test_a_shallow_model_is_made_once_and_loads(tmp_path: Path) -> None:
+    laboratory = Laboratory(tmp_path)
+    judge = PreferenceModel.load(laboratory.shallow_pre_trained(2))
+    assert judge.model.config.num_hidden_layers == 2
+    assert len(judge.trunk.layers) == 2
