@@ -2,10 +2,9 @@
 
     python benchmarks/bench_stop_advice.py [--seeds 0 ... 9] [--folder F] [--runs FOLDER...]
 
-Each seed trains three PMs on three parts of few judgments, and a policy against the first with next to no KL penalty
-until the known preference (gold) has passed its peak. The advice sees the PMs alone. It lands where the gold rise at the
-advised snapshot is at least 90% of the run's highest; gold means are of the same prompts, so the peak is chosen among
-noisy values and counts against the advice. Also told: what deploying the last snapshot, and the best one by the held-out
+Each seed trains three PMs on three parts of few judgments, and a policy against the first with no KL penalty until the
+known preference (gold) has passed its peak. The advice sees the PMs alone. It lands where the gold rise at the advised
+snapshot is at least 90% of the run's highest; the peak is the highest of noisy means, which counts against the advice. Also told: what deploying the last snapshot, and the best one by the held-out
 PM alone, would have given. A run whose gold never turned is counted apart. `--runs` takes finished runs of any kind
 instead. Runs are kept and not made again. The last line is one JSON object: landed, runs, turned.
 """
@@ -76,7 +75,7 @@ def over_optimised_run(laboratory: Laboratory, seed: int, episodes: int) -> Path
 
 
 def judged_by_gold(run: Optimisation) -> dict[str, Any] | None:
-    """Gold rises at the advised, the last and the held-out PM's best snapshot, over the highest; None without advice."""
+    """Gold rises at the advised, the last and the held-out PM's best snapshot; None without advice."""
     gold, held_out = run.scorer(GOLD), run.scorer(HELD_OUT)
     if run.advice is None or gold is None or held_out is None:
         return None

@@ -165,12 +165,12 @@ def stop_place(
 ) -> StopPlace:
     """Where the rise that can be trusted is highest.
 
-    All arrays are (snapshot,) in order of training: rises in deviations of the start's scores, KL in nats. What held-out
-    scores agree on, less two things. (1) `doubt` times what the trained score claims above it: PMs that learned from one
-    kind of data share errors (paper 4.2), so where the gap shows that the policy exploits its own PM's, part of what the
-    others still grant is such an error too. (2) `nat_cost` for each nat: a policy that walks away without earning
-    anything unlearns its language, and PMs that never saw such text need not notice. The curve is smoothed over
-    neighbours, since a mean over prompts is noisy.
+    All arrays are (snapshot,) in order of training: rises in deviations of the start's scores, KL in nats. It is what
+    held-out scores agree on, less two things. (1) `doubt` times what the trained score claims above it: PMs that
+    learned from one kind of data share errors (paper 4.2), so where the gap shows that the policy exploits its own
+    PM's, part of what the others still grant is such an error too. (2) `nat_cost` for each nat: a policy that walks
+    away without earning anything unlearns its language, and PMs that never saw such text need not notice. The curve is
+    smoothed over neighbours, since a mean over prompts is noisy.
 
     Args:
         weights: of the held-out scores; equal where left out or none is above 0.

@@ -261,7 +261,7 @@ def _advice(
         evidence.append(
             f"At the end ({last.episodes:,} episodes, {last.root_kl:.2f} sqrt(nats)) they stand at "
             f"{stop.consensus[-1]:+.2f}, and the claim is {stop.consensus[-1] + stop.gap[-1]:+.2f}: that is not worth "
-            f"the {kl[-1].value - kl[stop.place].value:.1f} nats in between, of which each should earn {NAT_COST:g}, or "
+            f"the {kl[-1].value - kl[stop.place].value:.1f} nats in between (each should earn {NAT_COST:g}), or "
             "not to be trusted, since the claim has run ahead."
         )
     else:
