@@ -5,8 +5,8 @@
 Each seed trains three PMs on three parts of few judgments, and a policy against the first with no KL penalty until the
 known preference (gold) has passed its peak. The advice sees the PMs alone. It lands where the gold rise at the advised
 snapshot is at least 90% of the run's highest; the peak is the highest of noisy means, which counts against the advice.
-Also told: what deploying the last snapshot, or the best one by the held-out PM alone, would have given. A run whose gold
-never turned is counted apart. `--runs` takes finished runs of any kind instead. Runs are kept and not made again. The
+Also told: what deploying the last snapshot, or the best one by the held-out PM alone, would have given. A run whose
+gold never turned is counted apart. `--runs` takes finished runs of any kind instead. Runs are kept and not made again. The
 last line is one JSON object: landed, runs, turned.
 """
 
