@@ -24,7 +24,7 @@ from prefloop.models.language import load_language_model, new_llama, save_model
 from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
 from prefloop.schema import PreferencePair
 from prefloop.stats import wilson
-from prefloop.train.policy import PolicyRun
+from prefloop.train.policy_settings import PolicyRun
 
 JUDGED, HALF = 900, 400
 PM_SETTINGS: dict[str, Any] = {

@@ -6,8 +6,8 @@ Each seed trains three PMs on three parts of few judgments, and a policy against
 known preference (gold) has passed its peak. The advice sees the PMs alone. It lands where the gold rise at the advised
 snapshot is at least 90% of the run's highest; the peak is the highest of noisy means, which counts against the advice.
 Also told: what deploying the last snapshot, or the best one by the held-out PM alone, would have given. A run whose
-gold never turned is counted apart. `--runs` takes finished runs of any kind instead. Runs are kept and not made again. The
-last line is one JSON object: landed, runs, turned.
+gold never turned is counted apart. `--runs` takes finished runs of any kind instead. Runs are kept and not made again.
+The last line is one JSON object: landed, runs, turned.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
 from prefloop.stats import wilson
 from prefloop.train.gauges import GOLD, HELD_OUT
 from prefloop.train.optimisation import Optimisation, read_optimisation
-from prefloop.train.policy import PolicyRun
+from prefloop.train.policy_settings import PolicyRun
 
 PART, PARTS = 200, 3
 NEAR = 0.9

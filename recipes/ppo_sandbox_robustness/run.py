@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from prefloop.loop.laboratory import Laboratory
 from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
-from prefloop.train.policy import PolicyRun
+from prefloop.train.policy_settings import PolicyRun
 
 SIZES = ("small", "large")
 JUDGED, HALF, CONTRASTS = 900, 400, 800

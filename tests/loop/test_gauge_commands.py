@@ -17,7 +17,7 @@ from prefloop.loop.round import create_workspace
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
 from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
-from prefloop.train.policy import PolicyRun
+from prefloop.train.policy_settings import PolicyRun
 from prefloop.workspace import Workspace
 
 

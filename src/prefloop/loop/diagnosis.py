@@ -35,7 +35,7 @@ from prefloop.schema import Interval, Message, PreferencePair
 from prefloop.stats import clustered_share, wilson
 from prefloop.store import Store
 from prefloop.train.gauges import HELD_OUT, evaluation_prompts
-from prefloop.train.policy import PolicyRun
+from prefloop.train.policy_settings import PolicyRun
 from prefloop.workspace import Workspace
 
 _PROMPTS = 48

@@ -24,7 +24,8 @@ from prefloop.sandbox.limits import known_pairs
 from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
 from prefloop.schema import Message, PreferencePair
 from prefloop.train.lm import LanguageRun, train_language_model
-from prefloop.train.policy import PolicyRun, train_policy
+from prefloop.train.policy import train_policy
+from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import PreferenceRun, train_preference
 
 _EVALUATION_SEED = 1_000_003
