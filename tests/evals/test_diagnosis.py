@@ -64,7 +64,7 @@ def test_a_healthy_run_raises_nothing() -> None:
     found = diagnose("run", Evidence(**HEALTHY))
     assert found.cause is None
     assert not found.findings
-    assert len(found.healthy) == 6
+    assert len(found.healthy) == 7
     assert found.answer.startswith("Neither")
 
 
@@ -80,8 +80,10 @@ def test_what_is_not_known_accuses_nobody() -> None:
         ("template_mismatch", {"other_layout": {"policy": about(1.2)}}),
         ("template_mismatch", {"learned": about(0.75), "reread": about(0.5)}),
         ("optimiser_failing", {"clip_fraction": 0.6, "moved_kl": 3.0, "rise": about(-1.0)}),
+        ("optimiser_failing", {"kl": about(90.0, 5.0), "rise": about(0.2)}),
         ("optimiser_failing", {"kl": about(0.0, 0.001), "rise": about(0.0)}),
         ("optimiser_failing", {"explained_variance": -0.4, "rise": about(0.02)}),
+        ("pm_near_chance", {"explained_variance": -9.0, "rise": about(0.0), "learned": about(0.5)}),
         ("reward_gamed", {"length_correlation": about(0.95)}),
         ("reward_gamed", {"repeated": (about(0.1), about(0.7)), "held_out_rises": {"held_out": about(-0.3)}}),
         ("reward_gamed", {"commonest": (about(0.1), about(0.8)), "held_out_rises": {"held_out": about(0.0)}}),

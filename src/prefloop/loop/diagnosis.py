@@ -180,7 +180,7 @@ def _logged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "kl": Interval(value=kl, low=last["eval/kl_low"], high=last["eval/kl_high"], n=0),
         "root_kl": max(kl, 0.0) ** 0.5,
         "clip_fraction": mean("policy/clip_fraction", batches),
-        "moved_kl": mean("policy/moved_kl", batches),
+        "moved_kl": max((row["policy/moved_kl"] for row in batches if "policy/moved_kl" in row), default=None),
         "explained_variance": mean("value/explained_variance", half),
         "entropy_ratio": None if entropy <= 0 else (mean("policy/entropy", batches[-few:]) or 0.0) / entropy,
         "score_trend": None

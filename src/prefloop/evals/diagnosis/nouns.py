@@ -34,7 +34,7 @@ class Evidence(Noun):
     kl: Interval | None = Field(None, description="of the last snapshot, nats a reply")
     root_kl: float | None = None
     clip_fraction: float | None = Field(None, description="mean over the run's batches")
-    moved_kl: float | None = Field(None, description="nats a token that one batch moves the policy; mean")
+    moved_kl: float | None = Field(None, description="nats a token that one batch moved the policy, at most")
     explained_variance: float | None = Field(None, description="of the value model; mean over the last half")
     entropy_ratio: float | None = Field(None, description="last batches' entropy over the first batch's")
     score_trend: float | None = Field(None, description="rise on training prompts, first to last batches")

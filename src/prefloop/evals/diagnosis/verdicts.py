@@ -24,13 +24,12 @@ SAVES_NATS = 0.2
 """Nats a token: a model that reads its own template has no such gain from another one."""
 CLIPPED = 0.25
 """Share of clipped ratios; PPO steps of a sound size clip a few percent."""
-MOVED = 0.1
-"""Nats a token that one batch moves the policy."""
+MOVED = 0.3
+"""Nats a token that any one batch moved the policy."""
+FAR_NATS = 20.0
+"""Nats a reply that nobody needs who has not even gained half of what the best of 16 gains."""
 STILL = 0.02
 """Nats a reply: nothing was learned that anybody could see."""
-BEST_OF_16 = 1.7659
-"""Rise of the best of 16 of a normal variable, in deviations; its KL is at most log 16 - 15/16 = 1.835 nats."""
-_BEST_OF_16_ROOT_KL = 1.355
 
 
 def diagnose(run: str, evidence: Evidence) -> Diagnosis:
@@ -41,6 +40,7 @@ def diagnose(run: str, evidence: Evidence) -> Diagnosis:
         ("the score is not won by length, repetition or one phrase", _gamed),
         ("the PM tells this policy's answers apart as other judges do", _chance),
         ("the PM is among texts of the kind that it learned from", _distribution),
+        ("the value model helps", _value),
         ("the policy can do what the PM asks for", _policy),
     )
     findings: list[Finding] = []
@@ -113,9 +113,13 @@ def _optimiser(e: Evidence) -> Iterator[Finding]:
     if e.clip_fraction is not None and e.clip_fraction > CLIPPED:
         blown.append(f"{e.clip_fraction:.0%} of the probability ratios were clipped; a few percent are usual.")
     if e.moved_kl is not None and e.moved_kl > MOVED:
-        blown.append(f"One batch moves the policy by {format_number(e.moved_kl)} nats a token.")
-    if blown and e.kl is not None:
-        blown.append(f"The last snapshot is {format_interval(e.kl)} nats a reply from the start.")
+        blown.append(f"One batch moved the policy by {format_number(e.moved_kl)} nats a token.")
+    far = e.kl is not None and e.kl.low > FAR_NATS and e.rise is not None and e.best_of_16 is not None
+    if e.kl is not None and (blown or (far and _is_below(e.rise, e.best_of_16))):
+        blown.append(
+            f"The last snapshot is {format_interval(e.kl)} nats a reply from the start; the best of 16 answers is at "
+            "most 1.84 nats away."
+        )
     if blown and e.rise is not None and e.rise.low > 0.3:
         blown = []  # it learns what it is asked to, steps however large
     if e.kl is not None and e.kl.high < STILL and e.rise is not None and e.rise.low <= 0:
@@ -142,17 +146,22 @@ def _optimiser(e: Evidence) -> Iterator[Finding]:
             evidence=tuple(still),
             next=("Multiply learning_rate by 10.", "Lower kl_coefficient if kl/k1 stays near 0 all the same."),
         )
-    elif e.explained_variance is not None and e.explained_variance < 0 and e.rise is not None and e.rise.low <= 0.05:
-        yield Finding(
-            cause="optimiser_failing",
-            side="optimiser",
-            sentence="its value model misleads it, so that the policy moves and the score does not.",
-            evidence=(
-                f"The value model explains {e.explained_variance:.2f} of the returns' variance: less than nothing.",
-                f"After {e.episodes:,} episodes the PM's score has changed by {format_interval(e.rise)} deviations.",
-            ),
-            next=("Set gae_lambda to 1, or value_warmup_batches to 4.", "Raise value_learning_rate."),
-        )
+
+
+def _value(e: Evidence) -> Iterator[Finding]:
+    """Asked after the PM: no value model predicts the scores of a PM that has nothing to say."""
+    if e.explained_variance is None or e.explained_variance >= 0 or e.rise is None or e.rise.low > 0.05:
+        return
+    yield Finding(
+        cause="optimiser_failing",
+        side="optimiser",
+        sentence="its value model misleads it, so that the policy moves and the score does not.",
+        evidence=(
+            f"The value model explains {e.explained_variance:.2f} of the returns' variance: less than nothing.",
+            f"After {e.episodes:,} episodes the PM's score has changed by {format_interval(e.rise)} deviations.",
+        ),
+        next=("Set gae_lambda to 1, or value_warmup_batches to 4.", "Raise value_learning_rate."),
+    )
 
 
 def _gamed(e: Evidence) -> Iterator[Finding]:
@@ -326,6 +335,11 @@ def _is_shallow(e: Evidence) -> str:
     if policy is None or pm is None or size is None or judge is None or policy * 2 >= pm or size * 2 > judge:
         return ""
     return f"The policy has {policy} layer{'s' * (policy > 1)} and {size:,} parameters, the PM {pm} and {judge:,}."
+
+
+def _is_below(rise: Interval | None, best: Interval | None) -> bool:
+    """The rise is surely less than half of the best of 16's."""
+    return rise is not None and best is not None and rise.high < 0.5 * best.value
 
 
 def _interval_beyond(value: Interval, limit: float) -> bool:
