@@ -248,22 +248,24 @@ def _advice(
 
     agreements = [track.start_agreement for track in held_out]
     weights = None if None in agreements else [max(value or 0.0, 0.0) for value in agreements]
-    stop = stop_place(
-        in_deviations(trained), [in_deviations(track) for track in held_out], np.array([k.value for k in kl]), weights
-    )
-    at, last = places[stop.place], places[-1]
+    claim = in_deviations(trained)
+    stop = stop_place(claim, [in_deviations(track) for track in held_out], np.array([k.value for k in kl]), weights)
+    at, last, end = places[stop.place], places[-1], len(places) - 1
     evidence = [
         f"At {at.episodes:,} episodes ({at.root_kl:.2f} sqrt(nats) from the start) the held-out "
-        f"{_plural(len(held_out))} {stop.consensus[stop.place]:+.2f} deviations above the start, the PM "
-        f"that is trained against claims {stop.consensus[stop.place] + stop.gap[stop.place]:+.2f}."
+        f"{_plural(len(held_out))} {stop.consensus[stop.place]:+.2f} deviations above the start, the PM that is "
+        f"trained against claims {claim[stop.place]:+.2f}."
     ]
-    if stop.place < len(places) - 1:
-        evidence.append(
-            f"At the end ({last.episodes:,} episodes, {last.root_kl:.2f} sqrt(nats)) they stand at "
-            f"{stop.consensus[-1]:+.2f}, and the claim is {stop.consensus[-1] + stop.gap[-1]:+.2f}: that is not worth "
-            f"the {kl[-1].value - kl[stop.place].value:.1f} nats in between (each should earn {NAT_COST:g}), or "
-            "not to be trusted, since the claim has run ahead."
-        )
+    if stop.place < end:
+        gained = stop.consensus[end] - stop.consensus[stop.place]
+        nats = max(kl[end].value, 0.0) - max(kl[stop.place].value, 0.0)
+        ahead = stop.gap[end] - stop.gap[stop.place]
+        reasons = [f"gained {gained:+.2f} more by the end ({last.episodes:,} episodes, {last.root_kl:.2f} sqrt(nats))"]
+        if nats > 0:
+            reasons.append(f"for {nats:.1f} nats, of which each should earn {NAT_COST:g}")
+        if ahead > 0:
+            reasons.append(f"while the claim ran ahead of them by {ahead:.2f}, of which half is taken off")
+        evidence.append(f"They {', '.join(reasons)}.")
     else:
         evidence.append("The end of the run is its best place: nothing here speaks against training on.")
     for track in held_out:

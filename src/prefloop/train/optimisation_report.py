@@ -142,13 +142,16 @@ def label(track: ScorerTrack) -> str:
 
 
 def _rises(track: ScorerTrack, x: Sequence[float], name: str = "") -> Series:
-    """In order of x, so that a line over sqrt(KL) never runs back without being seen to."""
+    """In order of x: the distance may shrink for a while, and a line that runs back cannot be read."""
+    order = sorted(range(len(x)), key=lambda place: x[place])
+    rises = [track.rises[place] for place in order]
+    has_band = bool(rises[-1].n)
     return Series(
         name or label(track),
-        list(x),
-        [rise.value for rise in track.rises],
-        [rise.low for rise in track.rises] if track.rises[-1].n else None,
-        [rise.high for rise in track.rises] if track.rises[-1].n else None,
+        [x[place] for place in order],
+        [rise.value for rise in rises],
+        [rise.low for rise in rises] if has_band else None,
+        [rise.high for rise in rises] if has_band else None,
     )
 
 
