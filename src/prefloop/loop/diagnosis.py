@@ -171,13 +171,13 @@ def _logged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return float(np.mean(values)) if values else None
 
     half, few = batches[len(batches) // 2 :], max(1, len(batches) // 5)
-    last = snapshots[-1]
+    last = {key.removeprefix("eval/"): value for key, value in snapshots[-1].items()}
     first_score, last_score = mean("score/train", batches[:few]), mean("score/train", batches[-few:])
     spread = batches[0]["score/train_std"]
     entropy = batches[0]["policy/entropy"]
-    kl = last["eval/kl"]
+    kl = last["kl"]
     return {
-        "kl": Interval(value=kl, low=last["eval/kl_low"], high=last["eval/kl_high"], n=0),
+        "kl": Interval(value=kl, low=last["kl_low"], high=last["kl_high"], n=0),
         "root_kl": max(kl, 0.0) ** 0.5,
         "clip_fraction": mean("policy/clip_fraction", batches),
         "moved_kl": max((row["policy/moved_kl"] for row in batches if "policy/moved_kl" in row), default=None),
