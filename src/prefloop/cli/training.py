@@ -85,13 +85,17 @@ def preference(
 def policy(
     run: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool, workspace_path: Path, as_json: bool
 ) -> None:
-    """A policy with PPO against one preference model, watched by another."""
-    from prefloop.loop.runs import run_policy
+    """A policy with PPO against one preference model, watched by another.
+
+    With --dry-run also the memory and time that the run will take here, from two batches of it, and what to change
+    where it does not fit. Several processes share a run under `torchrun`.
+    """
+    from prefloop.loop.runs import estimate_policy_run, run_policy
     from prefloop.train.policy_settings import PolicyRun
 
     settings = PolicyRun.load([run], overrides)
     if dry_run:
-        emit(settings.model_dump(mode="json"), as_json)
+        emit(estimate_policy_run(Workspace(workspace_path), settings), as_json)
     else:
         emit(run_policy(Workspace(workspace_path), settings, resume=resume), as_json)
 

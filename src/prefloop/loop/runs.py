@@ -34,11 +34,12 @@ from prefloop.sandbox import Population, assistants, contrast_pairs, dialogues, 
 from prefloop.sandbox.contrasts import PRE_TRAINING_WAYS
 from prefloop.sandbox.limits import contrast_accuracy, known_pairs
 from prefloop.sandbox.tiny import CHAT_MODEL, SHIPPED, tiny_model
-from prefloop.schema import Interval, PreferencePair
+from prefloop.schema import Interval, Message, PreferencePair
 from prefloop.store import Store
 from prefloop.store.formats import ranked_pairs, read_ranked
 from prefloop.train.lm import LanguageRun, train_language_model
 from prefloop.train.policy import train_policy
+from prefloop.train.policy_estimate import estimate_policy
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import PreferenceRun, train_preference
 from prefloop.train.preference_estimate import estimate_preference
@@ -180,21 +181,40 @@ def chosen_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> list[Pref
     return some_of(mixed(pairs, run.red_team_share, run.mix_pairs, run.seed), run.training_pairs, run.seed)
 
 
+class _PolicyData(NamedTuple):
+    """A policy run with its models found; its training pairs, prompts and evaluation prompts."""
+
+    run: PolicyRun
+    training: list[PreferencePair]
+    prompts: list[tuple[Message, ...]]
+    evaluation: list[tuple[Message, ...]]
+
+
+def _policy_data(workspace: Workspace, store: Store, run: PolicyRun) -> _PolicyData:
+    update = {
+        name: resolve_model(workspace, store, getattr(run, name))
+        for name in ("policy", "preference_model", "held_out_preference_model")
+    }
+    watching = {name: resolve_model(workspace, store, path) for name, path in run.watching_preference_models.items()}
+    run = run.model_copy(update=update | {"watching_preference_models": watching})
+    training, held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1)
+    prompts = training_prompts(training, run.prompts, run.seed)
+    return _PolicyData(run, training, prompts, evenly(prompts_of(held_out), _EVALUATION_PROMPTS))
+
+
+def estimate_policy_run(workspace: Workspace, run: PolicyRun) -> dict[str, Any]:
+    """`prefloop train policy --dry-run`: the settings, and what the run will take here. Leaves nothing behind."""
+    with workspace.store() as store:
+        data = _policy_data(workspace, store, run)
+    estimate = estimate_policy(data.run, data.prompts, data.evaluation)
+    return {"settings": run.model_dump(mode="json"), "prompts": len(data.prompts), "estimate": estimate._asdict()}
+
+
 def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) -> dict[str, Any]:
     """`prefloop train policy`: the prompts are the contexts of the workspace's comparisons, and generated ones."""
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
-        update = {
-            name: resolve_model(workspace, store, getattr(run, name))
-            for name in ("policy", "preference_model", "held_out_preference_model")
-        }
-        watching = {
-            name: resolve_model(workspace, store, path) for name, path in run.watching_preference_models.items()
-        }
-        run = run.model_copy(update=update | {"watching_preference_models": watching})
-        training, held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1)
-        prompts = training_prompts(training, run.prompts, run.seed)
-        evaluation = evenly(prompts_of(held_out), _EVALUATION_PROMPTS)
+        run, training, prompts, evaluation = _policy_data(workspace, store, run)
         processes = Processes.of_environment()  # under torchrun: one makes the folder, then the others find it
         if not processes.is_first:
             processes.wait()

@@ -20,7 +20,7 @@ from prefloop.train.lessons import usable_pairs
 from prefloop.train.preference import PreferenceRun, autocast_dtype, backward_of, optimizer_of, start_model
 from prefloop.train.preference_step import encode
 
-__all__ = ["PreferenceEstimate", "estimate_preference"]
+__all__ = ["PreferenceEstimate", "estimate_preference", "peak_memory"]
 
 _SAMPLE_PAIRS = 256
 _TIMED_STEPS = 3
@@ -84,7 +84,7 @@ def estimate_preference(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> 
         tokens_shared=1 - computed / unshared,
         dropped_long_share=1 - len(lessons) / count,
         parameters=sum(parameter.numel() for parameter in model.model.parameters()),
-        peak_memory_bytes=_peak_memory(model.device),
+        peak_memory_bytes=peak_memory(model.device),
         seconds=_times(clustered_mean(seconds, bounds=(0.0, float("inf"))), tokens.value),
     )
 
@@ -97,7 +97,7 @@ def _times(interval: Interval, factor: float) -> Interval:
     return interval.model_copy(update={n: getattr(interval, n) * factor for n in ("value", "low", "high")})
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Of this process so far: on the GPU where the model is there, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

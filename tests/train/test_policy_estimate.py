@@ -1,0 +1,43 @@
+"""A dry run counts the real run's batches, measures real ones, leaves nothing, and says how to make a run fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_train_policy import models, prompts, settings
+
+from prefloop.train.policy_estimate import estimate_policy, memory_bytes, ways_to_fit
+
+__all__ = ["models"]
+
+
+def test_an_estimate_of_a_run(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = settings(models, episodes=1000, episodes_per_batch=16, epochs=3, minibatches=2)
+    estimate = estimate_policy(run, prompts(24), prompts(12, seed=1))
+    assert estimate.batches == 63  # 1000 / 16 = 62.5
+    assert estimate.optimiser_steps == 63 * 3 * 2
+    assert estimate.seconds == pytest.approx(63 * estimate.seconds_per_batch)
+    assert estimate.episodes_per_second == pytest.approx(16 / estimate.seconds_per_batch)
+    assert 0 < estimate.peak_memory_bytes < estimate.memory_bytes == memory_bytes(torch.device("cpu"))
+    assert estimate.fits
+    assert estimate.advice == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_to_change_when_it_does_not_fit(models: Path) -> None:
+    run = settings(models, tokens_per_forward=2048, workers=2, episodes_per_batch=128)
+    assert ways_to_fit(run, 89, 100) == ()  # a tenth is left
+    ways = ways_to_fit(run, 91, 100)
+    assert [way.split(" (")[0].split(",")[0] for way in ways] == [
+        "lower tokens_per_forward",
+        "set workers = 1",
+        "lower episodes_per_batch",
+        "take a smaller held-out preference model",
+        "take a smaller policy or a machine with more memory",
+    ]
+    small = settings(models, tokens_per_forward=256, workers=1, episodes_per_batch=16)
+    assert ways_to_fit(small, 91, 100)[-1] == "take a smaller policy or a machine with more memory"
+    assert len(ways_to_fit(small, 91, 100)) == 2
