@@ -81,14 +81,46 @@ def chromium_path() -> str:
 class PostgresCluster:
     """A private PostgreSQL server in a temporary folder, reached by a socket in it, with a migrated template."""
 
-    def __init__(self, folder: Path, programs: Path, as_postgres: list[str]) -> None:
-        self._folder, self._programs, self._as_postgres = folder, programs, as_postgres
+    def __init__(self, folder: Path, programs: Path, as_postgres: list[str], is_durable: bool = False) -> None:
+        self._folder, self._programs, self._as_postgres, self._is_durable = folder, programs, as_postgres, is_durable
         self._numbers = count(1)
         self._current: str | None = None
 
+    @classmethod
+    def found(cls, is_durable: bool = False) -> PostgresCluster:
+        """A cluster in a new folder, by the programs of this machine; skips where they are missing.
+
+        Args:
+            is_durable: with its defaults, for measurements; else without fsync, which tests do not need (the server
+                itself is never killed in them, only its clients).
+        """
+        on_path = shutil.which("initdb")
+        found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: float(Path(path).parts[4]))
+        if not found and not on_path:
+            missing("postgres", "no PostgreSQL server: initdb is neither on the PATH nor in /usr/lib/postgresql/*/bin")
+        programs = Path(found[-1] if found else str(on_path)).parent
+        as_postgres: list[str] = []
+        account = None
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            try:
+                account = pwd.getpwnam("postgres")
+            except KeyError:
+                missing("postgres", "PostgreSQL does not run as root and there is no account named postgres")
+            if setpriv := shutil.which("setpriv"):
+                as_postgres = [setpriv, f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+            elif runuser := shutil.which("runuser"):
+                as_postgres = [runuser, "-u", "postgres", "--"]
+            else:
+                missing("postgres", "PostgreSQL does not run as root and neither setpriv nor runuser is there")
+        folder = Path(tempfile.mkdtemp(prefix="prefloop-postgres-"))
+        if account is not None:
+            shutil.chown(folder, account.pw_uid, account.pw_gid)
+        return cls(folder, programs, as_postgres, is_durable)
+
     def start(self) -> None:
-        # Without fsync: the server itself is never killed in these tests, only its clients.
-        options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' -c fsync=off -c autovacuum=off"
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}'"
+        if not self._is_durable:
+            options += " -c fsync=off -c autovacuum=off"
         data = str(self._folder / "data")
         self._run("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
         self._run("pg_ctl", "start", "-w", "-D", data, "-l", str(self._folder / "log"), "-o", options)
@@ -97,6 +129,12 @@ class PostgresCluster:
 
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "-m", "immediate", "-D", str(self._folder / "data"))
+
+    def remove(self) -> None:
+        """Stops the server, if it runs, and takes its folder away."""
+        if (self._folder / "data" / "postmaster.pid").exists():
+            self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._as_postgres, str(self._programs / program), *arguments]
@@ -143,35 +181,12 @@ def postgres_cluster() -> Iterator[PostgresCluster]:
         import psycopg  # noqa: F401
     except ImportError:
         missing("postgres", "no PostgreSQL driver: pip install 'prefloop[postgres]'")
-    on_path = shutil.which("initdb")
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: float(Path(path).parts[4]))
-    if not found and not on_path:
-        missing("postgres", "no PostgreSQL server: initdb is neither on the PATH nor in /usr/lib/postgresql/*/bin")
-    programs = Path(found[-1] if found else str(on_path)).parent
-    as_postgres: list[str] = []
-    account = None
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        try:
-            account = pwd.getpwnam("postgres")
-        except KeyError:
-            missing("postgres", "PostgreSQL does not run as root and there is no account named postgres")
-        if setpriv := shutil.which("setpriv"):
-            as_postgres = [setpriv, f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
-        elif runuser := shutil.which("runuser"):
-            as_postgres = [runuser, "-u", "postgres", "--"]
-        else:
-            missing("postgres", "PostgreSQL does not run as root and neither setpriv nor runuser is there")
-    folder = Path(tempfile.mkdtemp(prefix="prefloop-postgres-"))
-    if account is not None:
-        shutil.chown(folder, account.pw_uid, account.pw_gid)
-    cluster = PostgresCluster(folder, programs, as_postgres)
+    cluster = PostgresCluster.found()
     try:
         cluster.start()
         yield cluster
     finally:
-        if (folder / "data" / "postmaster.pid").exists():
-            cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        cluster.remove()
 
 
 @pytest.fixture(scope="session")
