@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -26,6 +27,7 @@ from prefloop.store import Store
 from prefloop.workspace import Workspace
 
 _WATCH_SECONDS = 2.0
+_SWITCH_SECONDS = 0.0005
 _START_SECONDS = 180.0
 _STOP_SECONDS = 10.0
 
@@ -94,6 +96,7 @@ def serve(
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=3, timeout_keep_alive=60
         )
+        _without_long_pauses()
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -180,6 +183,17 @@ def listen(host: str, port: int) -> socket.socket:
             "what uses it."
         ) from None
     return listener
+
+
+def _without_long_pauses() -> None:
+    """Python's own settings suit work that nobody waits for; here somebody waits for every first word.
+
+    A thread of the store may keep the interpreter for half a millisecond, not five, while the event loop wants it; and
+    the garbage collector leaves alone what was there before the first request, which is nearly all there is.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
 
 
 def _deployed(store: Store) -> list[Snapshot]:

@@ -33,8 +33,12 @@ class Asking(Database):
 
         def work(unit: Unit) -> TreeMessage | None:
             reply = None if continuation is None else continue_with(unit, continuation)
-            add_message(unit, message if reply is None else message.model_copy(update={"parent_id": reply.id}))
-            add_comparison(unit, comparison, place_seconds)
+            if reply is None:
+                conversation = add_message(unit, message)
+            else:
+                conversation = add_message(unit, message.model_copy(update={"parent_id": reply.id}), "assistant")
+            is_its_context = (message.id, "user") == (comparison.context_message_id, message.role)
+            add_comparison(unit, comparison, place_seconds, conversation if is_its_context else None)
             return reply
 
         return self._write(work)

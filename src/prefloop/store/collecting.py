@@ -5,21 +5,44 @@ Reads only, each in one short transaction. Knows nothing of pages.
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
-from prefloop.schema import Comparison, Conversation, Noun, TreeMessage, now
+from prefloop.schema import Comparison, Conversation, Judgment, Noun, TreeMessage, now
 from prefloop.store import tables
 from prefloop.store.database import Database
-from prefloop.store.rows import conversation_from, load_comparisons, one_row, tree_message_from
+from prefloop.store.rows import conversation_from, judgment_from, load_comparisons, one_row, tree_message_from
 
 
 class ConversationStanding(Noun):
-    """A conversation as it stands: its messages and its comparisons (void ones too), each in order of creation."""
+    """A conversation as it stands: its messages and its comparisons (void ones too), each in order of creation, and
+    the judgments of those about the newest comparison's message."""
 
     conversation: Conversation
     has_ended: bool
     messages: tuple[TreeMessage, ...]
     comparisons: tuple[Comparison, ...]
+    judgments: tuple[Judgment, ...] = ()
+
+
+_MESSAGES = (
+    select(tables.message)
+    .where(tables.message.c.conversation_id == bindparam("conversation_id"))
+    .order_by(tables.message.c.id)
+)
+_COMPARISONS = (
+    select(tables.comparison)
+    .where(tables.comparison.c.conversation_id == bindparam("conversation_id"))
+    .order_by(tables.comparison.c.id)
+)
+_JUDGMENTS = (
+    select(tables.judgment)
+    .join(tables.comparison, tables.comparison.c.id == tables.judgment.c.comparison_id)
+    .where(
+        tables.comparison.c.conversation_id == bindparam("conversation_id"),
+        tables.comparison.c.context_message_id == bindparam("context_message_id"),
+    )
+    .order_by(tables.judgment.c.id)
+)
 
 
 class Collecting(Database):
@@ -27,21 +50,21 @@ class Collecting(Database):
 
     def standing(self, conversation_id: str) -> ConversationStanding:
         """Everything about one conversation, or NotFoundError."""
-        message, comparison = tables.message, tables.comparison
+        of_it = {"conversation_id": conversation_id}
         with self._read() as connection:
             row = one_row(connection, tables.conversation, conversation_id, "conversation")
-            messages = connection.execute(
-                select(message).where(message.c.conversation_id == conversation_id).order_by(message.c.id)
-            )
-            turns = tuple(tree_message_from(item) for item in messages.mappings())
-            pairs = connection.execute(
-                select(comparison).where(comparison.c.conversation_id == conversation_id).order_by(comparison.c.id)
-            )
+            turns = tuple(tree_message_from(item) for item in connection.execute(_MESSAGES, of_it).mappings())
+            rows = connection.execute(_COMPARISONS, of_it).mappings().all()
+            judged: tuple[Judgment, ...] = ()
+            if rows:
+                newest = {**of_it, "context_message_id": rows[-1]["context_message_id"]}
+                judged = tuple(judgment_from(item) for item in connection.execute(_JUDGMENTS, newest).mappings())
             return ConversationStanding(
                 conversation=conversation_from(row),
                 has_ended=row["ended_at"] is not None,
                 messages=turns,
-                comparisons=tuple(load_comparisons(connection, pairs.mappings().all())),
+                comparisons=tuple(load_comparisons(connection, rows)),
+                judgments=judged,
             )
 
     def conversation_count(self, worker_id: str, study_id: str) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, select, update
 
 from prefloop.errors import FullError, NotFoundError, StateError
 from prefloop.schema import Comparison, ComparisonState, FinishReason, Response, ResponseState, now
@@ -93,7 +94,7 @@ class Comparisons(Database):
             checked_text(answer.text, "The response")
 
         def work(unit: Unit) -> list[Response]:
-            return [_finish(unit, answer) for answer in answers]
+            return _finish(unit, answers)
 
         return self._write(work)
 
@@ -186,18 +187,25 @@ def overlap_draw(comparison_id: str) -> float:
     return int.from_bytes(hashlib.sha256(comparison_id.encode()).digest()[:6], "big") / 2**48
 
 
-def add_comparison(unit: Unit, comparison: Comparison, place_seconds: float = PLACE_SECONDS) -> None:
-    """`Comparisons.add_comparison` as a part of a larger unit."""
+def add_comparison(
+    unit: Unit, comparison: Comparison, place_seconds: float = PLACE_SECONDS, conversation: RowMapping | None = None
+) -> None:
+    """`Comparisons.add_comparison` as a part of a larger unit.
+
+    Args:
+        conversation: its locked row, where the same unit has just written the context into it.
+    """
     connection = unit.connection
-    conversation = one_row(connection, tables.conversation, comparison.conversation_id, "conversation", lock=True)
-    context = one_row(connection, tables.message, comparison.context_message_id, "message")
-    if conversation["ended_at"] is not None:
-        raise StateError(f"Conversation {conversation['id']} has ended; begin a new one.")
-    if context["conversation_id"] != conversation["id"] or context["role"] != "user":
-        raise StateError(
-            f"Message {context['id']} is not a user turn of conversation {conversation['id']}; "
-            "compare answers to one that is."
-        )
+    if conversation is None:
+        conversation = one_row(connection, tables.conversation, comparison.conversation_id, "conversation", lock=True)
+        context = one_row(connection, tables.message, comparison.context_message_id, "message")
+        if conversation["ended_at"] is not None:
+            raise StateError(f"Conversation {conversation['id']} has ended; begin a new one.")
+        if context["conversation_id"] != conversation["id"] or context["role"] != "user":
+            raise StateError(
+                f"Message {context['id']} is not a user turn of conversation {conversation['id']}; "
+                "compare answers to one that is."
+            )
     table = tables.comparison
     live = connection.scalar(
         select(table.c.id).where(
@@ -245,14 +253,40 @@ def _take_place(unit: Unit, study_id: str, comparison_id: str, place_seconds: fl
         raise FullError(f"Study {study_id} has all the comparisons of its target; it takes no more.")
 
 
-def _finish(unit: Unit, answer: Answer) -> Response:
-    row = one_row(unit.connection, tables.response, answer.id, "response", lock=True)
-    if row["state"] not in UNFINISHED:
-        raise StateError(f"Response {answer.id} is {row['state']} and cannot finish; ask for a new comparison.")
-    values = {**answer._asdict(), "state": ResponseState.DONE.value}
-    _update_responses(unit, [values.pop("id")], **values)
-    unit.log("store", "response.done", answer.id, tokens=answer.tokens, finish_reason=answer.finish_reason)
-    return Response(**{**response_from(row).model_dump(), **values})
+def _finish(unit: Unit, answers: Sequence[Answer]) -> list[Response]:
+    table = tables.response
+    locked = (
+        select(table).where(table.c.id.in_([answer.id for answer in answers])).order_by(table.c.id).with_for_update()
+    )
+    rows = {row["id"]: row for row in unit.connection.execute(locked).mappings()}
+    finished = []
+    for answer in answers:
+        if answer.id not in rows:
+            raise NotFoundError(f"There is no response {answer.id!r}; it may belong to another workspace.")
+        row = rows[answer.id]
+        if row["state"] not in UNFINISHED:
+            raise StateError(f"Response {answer.id} is {row['state']} and cannot finish; ask for a new comparison.")
+        values = {**answer._asdict(), "state": ResponseState.DONE.value}
+        finished.append(Response(**{**response_from(row).model_dump(), **values}))
+        unit.log("store", "response.done", answer.id, tokens=answer.tokens, finish_reason=answer.finish_reason)
+    if answers:
+        unit.connection.execute(_FINISHED, [_finished_row(answer) for answer in answers])
+    return finished
+
+
+_FINISHED = (
+    update(tables.response)
+    .where(tables.response.c.id == bindparam("response_id"))
+    .values(
+        state=ResponseState.DONE.value,
+        **{name: bindparam(f"new_{name}", type_=tables.response.c[name].type) for name in Answer._fields[1:]},
+    )
+)
+
+
+def _finished_row(answer: Answer) -> dict[str, Any]:
+    values = {f"new_{name}": value for name, value in answer._asdict().items() if name != "id"}
+    return {"response_id": answer.id, **values}
 
 
 def _comparison_of(connection: Connection, response_id: str) -> RowMapping:

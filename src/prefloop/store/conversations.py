@@ -89,10 +89,14 @@ class Conversations(Database):
         self._write(lambda unit: end_conversation(unit, id, reason))
 
 
-def add_message(unit: Unit, message: TreeMessage) -> None:
-    """`Conversations.add_message` as a part of a larger unit."""
-    conversation = one_row(unit.connection, tables.conversation, message.conversation_id, "conversation")
-    insert_message(unit, conversation, message)
+def add_message(unit: Unit, message: TreeMessage, parent_role: str | None = None) -> RowMapping:
+    """`Conversations.add_message` as a part of a larger unit; the row of the conversation.
+
+    Args:
+        parent_role: of the message's parent, where the same unit has just written it.
+    """
+    conversation = one_row(unit.connection, tables.conversation, message.conversation_id, "conversation", lock=True)
+    insert_message(unit, conversation, message, parent_role)
     unit.log(
         conversation["worker_id"] or "store",
         "message.added",
@@ -100,6 +104,7 @@ def add_message(unit: Unit, message: TreeMessage) -> None:
         conversation_id=message.conversation_id,
         role=message.role,
     )
+    return conversation
 
 
 def end_conversation(unit: Unit, id: str, reason: str) -> None:
@@ -111,7 +116,7 @@ def end_conversation(unit: Unit, id: str, reason: str) -> None:
         unit.log(row["worker_id"] or "store", "conversation.ended", id, reason=reason)
 
 
-def insert_message(unit: Unit, conversation: RowMapping, message: TreeMessage) -> None:
+def insert_message(unit: Unit, conversation: RowMapping, message: TreeMessage, parent_role: str | None = None) -> None:
     """The row of a turn, after the rules of a conversation: one root, speakers take turns, nothing after the end."""
     checked_text(message.text, f"The {message.role} turn")
     if conversation["ended_at"] is not None:
@@ -120,10 +125,14 @@ def insert_message(unit: Unit, conversation: RowMapping, message: TreeMessage) -
         if _root(unit.connection, message.conversation_id) is not None:
             raise StateError(f"Conversation {message.conversation_id} has a first turn already; name its parent.")
     else:
-        parent = one_row(unit.connection, tables.message, message.parent_id, "message")
-        if parent["conversation_id"] != message.conversation_id:
-            raise StateError(f"Message {message.parent_id} belongs to another conversation; name a parent of this one.")
-        if parent["role"] == message.role:
+        if parent_role is None:
+            parent = one_row(unit.connection, tables.message, message.parent_id, "message")
+            parent_role = parent["role"]
+            if parent["conversation_id"] != message.conversation_id:
+                raise StateError(
+                    f"Message {message.parent_id} belongs to another conversation; name a parent of this one."
+                )
+        if parent_role == message.role:
             raise StateError(f"Two {message.role} turns cannot follow each other; wait for the other speaker.")
     unit.insert(tables.message, row_of(message))
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DataError as SqlDataError
 from prefloop.errors import DataError, StateError, UnavailableError
 from prefloop.schema import now
 from prefloop.store import migrations, tables
-from prefloop.store.writer import WriterThread
+from prefloop.store.writer import CheckpointThread, WriterThread
 
 T = TypeVar("T")
 
@@ -66,6 +66,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _checked_url(url)
         self._writer: WriterThread | None = None
+        self._checkpoints: CheckpointThread | None = None
         try:
             if self.url.get_backend_name() == "sqlite":
                 self._engine, self._reader = _sqlite_engines(self.url)
@@ -87,6 +88,7 @@ class Database:
             raise _cannot_open(self.url, error) from None
         if self._reader is not self._engine:
             self._writer = WriterThread(self._engine)
+            self._checkpoints = CheckpointThread(self._reader)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -95,6 +97,8 @@ class Database:
 
     def close(self) -> None:
         """Finishes what is queued and lets every connection go."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         if self._writer is not None:
             self._writer.close()
         self._engine.dispose()
@@ -196,7 +200,7 @@ def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
     writer = create_engine(url, json_serializer=_dumps, connect_args=arguments, pool_size=1, max_overflow=0)
     reader = create_engine(url, json_serializer=_dumps, connect_args=arguments, pool_size=10, max_overflow=20)
     pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
-    _prepare(writer, (*pragmas, "wal_autocheckpoint=1000"), "BEGIN IMMEDIATE")
+    _prepare(writer, (*pragmas, "wal_autocheckpoint=8000"), "BEGIN IMMEDIATE")
     _prepare(reader, ("foreign_keys=ON", "query_only=ON"), "BEGIN")
     return writer, reader
 

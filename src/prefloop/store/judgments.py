@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
-from sqlalchemy import Connection, RowMapping, delete, func, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from prefloop.errors import StateError
@@ -23,6 +23,16 @@ from prefloop.store.views import Continuation
 _RACES = 20
 JUDGES_WITH_OVERLAP = 2
 """Workers who judge a comparison that was drawn for overlap."""
+
+
+_LATER = tables.judgment.alias("later")
+_UNREVISED = (
+    select(tables.judgment.c.id)
+    .outerjoin(_LATER, _LATER.c.revises == tables.judgment.c.id)
+    .where(tables.judgment.c.comparison_id == bindparam("comparison_id"), _LATER.c.id.is_(None))
+)
+_LATEST = _UNREVISED.where(tables.judgment.c.worker_id == bindparam("worker_id"))
+_LATEST_OF_NOBODY = _UNREVISED.where(tables.judgment.c.worker_id.is_(None))
 
 
 class Judgments(Database):
@@ -203,15 +213,9 @@ def _refuse_unless_complete(connection: Connection, comparison: RowMapping) -> N
 
 def _refuse_a_second(connection: Connection, judgment: Judgment) -> None:
     """A worker's first judgment revises nothing; a later one names the unrevised one before it."""
-    table, later = tables.judgment, tables.judgment.alias("later")
     latest = connection.scalar(
-        select(table.c.id)
-        .outerjoin(later, later.c.revises == table.c.id)
-        .where(
-            table.c.comparison_id == judgment.comparison_id,
-            table.c.worker_id == judgment.worker_id if judgment.worker_id is not None else table.c.worker_id.is_(None),
-            later.c.id.is_(None),
-        )
+        _LATEST if judgment.worker_id is not None else _LATEST_OF_NOBODY,
+        {"comparison_id": judgment.comparison_id, "worker_id": judgment.worker_id},
     )
     if judgment.revises == latest:
         return

@@ -1,4 +1,6 @@
-"""The one writer of an SQLite database: a thread with a queue and group commit. Knows nothing of what is written.
+"""The threads behind an SQLite database: one writer with a queue and group commit, and one that checkpoints.
+
+Know nothing of what is written.
 
 Units of work that wait together run in one BEGIN IMMEDIATE transaction, each in a savepoint of its own: one flush
 to the disk for all of them, and a unit that fails takes nothing of the others with it. A caller gets its result
@@ -7,6 +9,7 @@ only after the commit, so what was acknowledged survives a crash of the process.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from prefloop.errors import StateError, UnavailableError
 
 T = TypeVar("T")
+CHECKPOINT_SECONDS = 0.5
 MAX_GROUP = 256
 """Units in one transaction; bounds how long the first caller of a group waits for the last unit."""
 
@@ -77,7 +81,7 @@ class WriterThread:
         try:
             with self._engine.begin() as connection:
                 for job in group:
-                    outcomes.append(_attempt(connection, job.work))
+                    outcomes.append(_attempt(connection, job.work, is_alone=len(group) == 1))
         except (SQLAlchemyError, SqliteError, UnavailableError) as error:
             for job in group:
                 job.future.set_exception(error)
@@ -89,17 +93,50 @@ class WriterThread:
                 job.future.set_exception(failure)
 
 
-def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> tuple[Any, BaseException | None]:
+def _attempt(
+    connection: Connection, work: Callable[[Connection], Any], is_alone: bool
+) -> tuple[Any, BaseException | None]:
     failure: BaseException | None = None
     result = None
-    savepoint = connection.begin_nested()
+    savepoint = None if is_alone else connection.begin_nested()
     try:
         result = work(connection)
-        savepoint.commit()
+        if savepoint is not None:
+            savepoint.commit()
     except BaseException as error:  # carried over to the caller's thread and raised there, as an executor does
+        if savepoint is None:  # nothing else is in this transaction
+            connection.rollback()
+            return None, error
         failure = error
         savepoint.rollback()
     if not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
         # A full disk makes SQLite drop the whole transaction; what ran before in this group is gone with it.
         raise UnavailableError(f"The database dropped a transaction ({failure}); free space on its disk and retry.")
     return result, failure
+
+
+class CheckpointThread:
+    """Moves what the write-ahead log holds into the SQLite file, on a connection of its own.
+
+    Else the writer would do it between two commits and everybody would wait for it. The writer still does it itself
+    where the log has grown far beyond what this thread leaves behind (see `wal_autocheckpoint`).
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="prefloop-store-checkpoint", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._end.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        with self._engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            while not self._end.wait(CHECKPOINT_SECONDS):
+                with contextlib.suppress(SqliteError):  # another process has it in hand, or the disk is full
+                    raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

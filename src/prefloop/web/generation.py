@@ -43,6 +43,10 @@ class _AnswerFailed(Exception):
         self.response_id, self.code = response_id, code
 
 
+class _NotStored(Exception):
+    """The comparison that is being answered could not be kept."""
+
+
 class Generation:
     """Starts, follows and stops the turns that are being answered."""
 
@@ -63,16 +67,17 @@ class Generation:
         comparison: Comparison,
         messages: tuple[Message, ...],
         snapshots: Mapping[Side, Snapshot],
+        stored: asyncio.Task[None],
     ) -> None:
-        """Begins both answers of a stored comparison; `messages` is its context."""
+        """Begins both answers of a comparison; `messages` is its context, `stored` the commit under way.
+
+        Nothing is written before that commit; where it fails, the answers are dropped.
+        """
         names = {side: snapshots[side].name for side in SIDES}
-        task = asyncio.create_task(self._turn(stream, comparison, messages, names), name=f"turn {comparison.id}")
+        turn = self._turn(stream, comparison, messages, names, stored)
+        task = asyncio.create_task(turn, name=f"turn {comparison.id}")
         self._tasks[comparison.id] = task
         task.add_done_callback(lambda _: self._forget(comparison.id))
-
-    def discard(self, comparison_id: str) -> None:
-        """Forgets an opened stream whose comparison could not be stored."""
-        self._broker.close(comparison_id)
 
     def stop(self, comparison_id: str, reason: str) -> None:
         """Ends a turn that the store has voided already; its readers are told why."""
@@ -94,19 +99,28 @@ class Generation:
         self._broker.close(comparison_id)
 
     async def _turn(
-        self, stream: TurnStream, comparison: Comparison, messages: tuple[Message, ...], names: Mapping[Side, str]
+        self,
+        stream: TurnStream,
+        comparison: Comparison,
+        messages: tuple[Message, ...],
+        names: Mapping[Side, str],
+        stored: asyncio.Task[None],
     ) -> None:
         answers: list[Answer] = []
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._refuse_unstored(stored))
                 for side in SIDES:
                     group.create_task(self._answer(stream, comparison, side, names[side], messages, answers))
             await self._threads.run(self._store.finish_responses, answers)
             stream.stored()
+        except* _NotStored:
+            stream.void("failed", VOID_MESSAGES["failed"])  # the sender was told why; nobody can read this stream
         except* _AnswerFailed as failures:
             failure = failures.exceptions[0]
             assert isinstance(failure, _AnswerFailed)
             with contextlib.suppress(PrefloopError):  # void already: the worker skipped in the same moment
+                await asyncio.shield(stored)
                 await self._threads.run(self._store.finish_responses, answers)
                 await self._threads.run(self._store.fail_response, failure.response_id, str(failure))
             stream.void(failure.code, VOID_MESSAGES[failure.code])
@@ -114,8 +128,16 @@ class Generation:
             _log.error("comparison %s failed", comparison.id, exc_info=errors)
             with contextlib.suppress(PrefloopError):
                 reason = f"server: {errors.exceptions[0]!r}"
+                await asyncio.shield(stored)
                 await self._threads.run(self._store.void_comparison, comparison.id, reason, is_our_fault=True)
             stream.void("failed", VOID_MESSAGES["failed"])
+
+    @staticmethod
+    async def _refuse_unstored(stored: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.shield(stored)
+        except PrefloopError as error:
+            raise _NotStored from error
 
     async def _answer(
         self,
@@ -145,6 +167,7 @@ class Generation:
                         text = storable(event.text)
                         parts.append(text)
                         stream.add(side, text)
+                        await asyncio.sleep(self._broker.pause(self._page.flush_seconds))  # readers get no more often
         except TimeoutError:
             raise _AnswerFailed(response.id, "timeout", f"timeout: side {side}") from None
         except PrefloopError as error:

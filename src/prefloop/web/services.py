@@ -68,7 +68,7 @@ Shared = Annotated[Services, Depends(_shared)]  # asynchronous: a plain function
 async def _worker(request: Request) -> Worker:
     services = services_of(request)
     token = request.cookies.get(COOKIES["worker"])
-    person = await services.threads.recall(services.store.session_worker, token) if token else None
+    person = await services.threads.recall_longer(services.store.session_worker, token) if token else None
     if person is None:
         raise Problem(401, "sign_in", "You are not signed in; open your personal invitation link.")
     if person.role != "worker":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prefloop.schema import Comparison, ComparisonState, Conversation, Mode, Response, Study, TreeMessage
-from prefloop.store import ConversationStanding
+from prefloop.schema import Comparison, ComparisonState, Conversation, Judgment, Mode, Response, Study, TreeMessage
+from prefloop.store import Continuation, ConversationStanding
 from prefloop.web.texts import VOID_MESSAGES
 
 
@@ -43,6 +43,17 @@ class Standing:
     def edit(self, response: Response) -> Comparison | None:
         """The worker's edit of an answer."""
         return next((one for one in self.facts.comparisons if one.edit_of == response.id), None)
+
+    def own_judgment(self, comparison: Comparison) -> Judgment:
+        """The latest judgment by the worker whose conversation it is, of a comparison about the newest message."""
+        judgments = [one for one in self.facts.judgments if one.comparison_id == comparison.id]
+        return [one for one in judgments if one.worker_id == comparison.worker_id][-1]
+
+    def reply(self, continuation: Continuation) -> TreeMessage:
+        """What the conversation goes on with, as a turn that is not in the store yet."""
+        comparison = next(one for one in self.facts.comparisons if one.id == continuation.comparison_id)
+        text = comparison.response(continuation.side).text
+        return TreeMessage(conversation_id=comparison.conversation_id, role="assistant", text=text)
 
     @property
     def judged(self) -> int:

@@ -32,6 +32,13 @@ class StoreThreads:
 
     async def recall(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of the call, not asked again for `cache_seconds`. For what hardly changes."""
+        return await self._recalled(self._cache_seconds, call, *args, **kwargs)
+
+    async def recall_longer(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for ten times as long. For what changes through this process, which then forgets it."""
+        return await self._recalled(10 * self._cache_seconds, call, *args, **kwargs)
+
+    async def _recalled(self, seconds: float, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         entry = (call, args)
         known = self._remembered.get(entry)
         if known is not None and known[0] > time.monotonic():
@@ -40,7 +47,7 @@ class StoreThreads:
         value = await self.run(call, *args, **kwargs)
         if len(self._remembered) >= _MAX_REMEMBERED:
             self._remembered.clear()
-        self._remembered[entry] = (time.monotonic() + self._cache_seconds, value)
+        self._remembered[entry] = (time.monotonic() + seconds, value)
         return value
 
     def forget(self) -> None:

@@ -7,12 +7,13 @@ begins; until then its judgment may be changed.
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefloop.errors import DataError, FullError, NotFoundError, PrefloopError
+from prefloop.errors import DataError, FullError, NotFoundError
 from prefloop.schema import (
     Comparison,
     ComparisonState,
@@ -172,17 +173,20 @@ class Turns:
         if not standing.messages:
             shown = await self._phases.shown(standing.study)
             await self._phases.refuse_without_goal(standing.conversation, shown)
-        continuation = await self._continuation(standing)
+        continuation = self._continuation(standing)
         parent = standing.messages[-1] if standing.messages and standing.messages[-1].role == "assistant" else None
         message = TreeMessage(
             conversation_id=conversation_id, parent_id=parent.id if parent else None, role="user", text=text
         )
 
-        async def store(comparison: Comparison) -> tuple[TreeMessage, ...]:
-            reply = await self._run(self._store.add_turn, message, comparison, continuation, self._page.place_seconds)
-            return (*standing.messages, reply, message) if reply else (*standing.messages, message)
+        context = [*standing.messages, message]
+        if continuation is not None:
+            context.insert(-1, standing.reply(continuation))
 
-        return await self._ask(standing, message, store)
+        async def store(comparison: Comparison) -> None:
+            await self._run(self._store.add_turn, message, comparison, continuation, self._page.place_seconds)
+
+        return await self._ask(standing, message, context, store)
 
     async def retry(self, worker: Worker, conversation_id: str) -> Comparison:
         """New answers to the last message, after its pair was voided."""
@@ -191,11 +195,10 @@ class Turns:
             raise Problem(409, "not_void", "New answers are for a pair that does not count; this one does.")
         _refuse_while_stopped(standing.study)
 
-        async def store(comparison: Comparison) -> tuple[TreeMessage, ...]:
+        async def store(comparison: Comparison) -> None:
             await self._run(self._store.add_comparison, comparison, self._page.place_seconds)
-            return standing.messages
 
-        return await self._ask(standing, standing.messages[-1], store)
+        return await self._ask(standing, standing.messages[-1], standing.messages, store)
 
     async def end(self, worker: Worker, conversation_id: str) -> None:
         """The worker has had enough of this conversation; what is judged stays."""
@@ -297,28 +300,34 @@ class Turns:
             raise Problem(409, "conversation_ended", "This conversation has ended; begin a new one.")
         return Standing(await self.study(conversation.study_id), facts)
 
-    async def _continuation(self, standing: Standing) -> Continuation | None:
+    @staticmethod
+    def _continuation(standing: Standing) -> Continuation | None:
         """What the next message follows, if the last pair is judged and its reply not yet an assistant turn."""
         last = standing.last
         if last is None or last.state is not ComparisonState.JUDGED:
             return None
-        side = continued_side(standing.study, last, await self.own_judgment(last))
+        side = continued_side(standing.study, last, standing.own_judgment(last))
         edit = standing.edit(last.response(side))
         if edit is None or not goes_on_with_edits(standing.study):
             return Continuation(comparison_id=last.id, side=side)
-        return Continuation(comparison_id=edit.id, side=(await self.own_judgment(edit)).preferred)
+        return Continuation(comparison_id=edit.id, side=standing.own_judgment(edit).preferred)
 
     async def _close(self, standing: Standing, reason: str) -> None:
-        continuation = await self._continuation(standing)
+        continuation = self._continuation(standing)
         await self._run(self._store.close_conversation, standing.conversation.id, reason, continuation)
 
     async def _ask(
         self,
         standing: Standing,
         message: TreeMessage,
-        store: Callable[[Comparison], Awaitable[tuple[TreeMessage, ...]]],
+        context: Sequence[TreeMessage],
+        store: Callable[[Comparison], Coroutine[Any, Any, None]],
     ) -> Comparison:
-        """Draws two answers to a message; `store` keeps the comparison and gives the context, root first."""
+        """Draws two answers to a message; `context` is all that they answer, root first, `store` keeps the comparison.
+
+        The models are asked while the comparison is being committed: they need longer for a first token than a disk
+        for a flush. What they say goes nowhere should the commit fail.
+        """
         study = standing.study
         snapshots: dict[str, Snapshot] = {}
         for share in study.snapshots:
@@ -341,15 +350,13 @@ class Turns:
         )
         drawn: dict[Side, Snapshot] = {"a": first, "b": second}
         stream = self._generation.open(comparison)
-        try:
-            context = await store(comparison)
-        except PrefloopError as error:
-            self._generation.discard(comparison.id)
-            if isinstance(error, FullError):
-                raise Problem(409, "study_full", STUDY_FULL) from None
-            raise
         messages = tuple(Message(role=turn.role, text=turn.text) for turn in context)
-        self._generation.start(stream, comparison, messages, drawn)
+        stored = asyncio.create_task(store(comparison))
+        self._generation.start(stream, comparison, messages, drawn, stored)
+        try:
+            await asyncio.shield(stored)
+        except FullError:
+            raise Problem(409, "study_full", STUDY_FULL) from None
         return comparison
 
     async def _void(self, comparison: Comparison, reason: str) -> None:
