@@ -12,7 +12,7 @@ import sys
 import click
 
 from prefloop import __version__
-from prefloop.cli import account, data, evaluate, online, serving, study, training
+from prefloop.cli import account, data, evaluate, online, serving, study, training, upkeep
 from prefloop.errors import GateError, PrefloopError, UserError
 
 __all__ = ["main"]
@@ -27,7 +27,7 @@ def cli() -> None:
     """
 
 
-for group in (online, serving, account, study, data, training, evaluate):
+for group in (online, serving, account, study, upkeep, data, training, evaluate):
     for command in group.COMMANDS:
         cli.add_command(command)
 

@@ -10,10 +10,12 @@ from prefloop.store.collecting import Collecting, ConversationStanding
 from prefloop.store.columns import Batch, Columns, ComparisonColumns, JudgmentColumns, ScoreColumns, TurnColumns
 from prefloop.store.comparisons import Comparisons
 from prefloop.store.conversations import Conversations
+from prefloop.store.decisions import DecisionKind, Decisions, WorkerDecision, WorkerStanding
 from prefloop.store.edits import Edits
 from prefloop.store.imports import Imports
 from prefloop.store.judgments import Judgments
 from prefloop.store.monitoring import Latest, Monitoring, StudyCounts, WorkerCount
+from prefloop.store.payments import Earning, Payment, Payments
 from prefloop.store.people import People
 from prefloop.store.phases import Phases
 from prefloop.store.places import Places, PlacesLeft
@@ -36,6 +38,7 @@ from prefloop.store.views import (
     TimeCredit,
     WorkerReport,
 )
+from prefloop.store.workforce import FoundMessage, WorkerFigures, Workforce
 
 __all__ = [
     "Account",
@@ -49,12 +52,16 @@ __all__ = [
     "ComparisonRecord",
     "Continuation",
     "ConversationStanding",
+    "DecisionKind",
+    "Earning",
     "Event",
     "ExportReport",
+    "FoundMessage",
     "ImportReport",
     "JudgedComparison",
     "JudgmentColumns",
     "Latest",
+    "Payment",
     "PlacesLeft",
     "Researcher",
     "ScoreColumns",
@@ -65,7 +72,10 @@ __all__ = [
     "TimeCredit",
     "TurnColumns",
     "WorkerCount",
+    "WorkerDecision",
+    "WorkerFigures",
     "WorkerReport",
+    "WorkerStanding",
 ]
 
 
@@ -80,6 +90,9 @@ class Store(
     Judgments,
     Edits,
     Reports,
+    Decisions,
+    Payments,
+    Workforce,
     Asking,
     Collecting,
     Reading,

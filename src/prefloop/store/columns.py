@@ -19,6 +19,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from prefloop.schema import Mode, Tranche
 from prefloop.store import tables
 from prefloop.store.database import Database
+from prefloop.store.decisions import not_withdrawn
 from prefloop.store.rows import matching
 
 BATCH = 20_000
@@ -132,13 +133,13 @@ class Columns(Database):
     ) -> Iterator[Batch]:
         """All comparisons, whatever their state, in order of id (which is order of creation).
 
-        Edits are left out: nobody chose between two answers there.
+        Edits are left out (nobody chose between two answers there), and everything by a worker who has withdrawn.
         """
         table = tables.comparison
         wanted = matching(
             mode=(table.c.mode, mode), tranche=(table.c.tranche, tranche), study_id=(table.c.study_id, study_id)
         )
-        wanted.append(table.c.edit_of.is_(None))
+        wanted += [table.c.edit_of.is_(None), not_withdrawn(table.c.worker_id)]
         with self._read() as connection:
             models = list(connection.scalars(select(tables.score.c.preference_model_id).distinct()))
         with ThreadPoolExecutor(1) as ahead:
@@ -157,7 +158,7 @@ class Columns(Database):
             here = and_(*wanted, table.c.id > after, table.c.id <= comparisons[-1][0])
             return Batch(
                 comparisons,
-                _tuples(connection, _judgments().where(here)),
+                _tuples(connection, _judgments().where(here, not_withdrawn(tables.judgment.c.worker_id))),
                 _tuples(connection, _turns(select(table.c.conversation_id).where(here))),
                 {model: _tuples(connection, _scores(model).where(here)) for model in models},
             )

@@ -64,7 +64,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = _checked_url(url)
+        self.url = checked_url(url)
         self._writer: WriterThread | None = None
         self._checkpoints: CheckpointThread | None = None
         try:
@@ -173,7 +173,8 @@ def checked_text(text: str, what: str) -> str:
     return text
 
 
-def _checked_url(url: str) -> URL:
+def checked_url(url: str) -> URL:
+    """The URL with its driver. UnavailableError where it is none, or names no supported database."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # ValueError: a port that is no number

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, func, select
 from prefloop.schema import ComparisonState, Judgment, Mode, PreferencePair, Tranche
 from prefloop.store import study_tables, tables
 from prefloop.store.database import Database
+from prefloop.store.decisions import not_withdrawn, withdrawn
 from prefloop.store.rows import (
     as_messages,
     conversation_from,
@@ -58,7 +59,10 @@ class Reading(Database):
         study_id: str | None = None,
         state: ComparisonState | None = None,
     ) -> Iterator[ComparisonRecord]:
-        """Comparisons with all that is known of them, in order of id (which is order of creation)."""
+        """Comparisons with all that is known of them, in order of id (which is order of creation).
+
+        Nothing by a worker who has withdrawn is among it.
+        """
         table = tables.comparison
         wanted: list[ColumnElement[bool]] = matching(
             mode=(table.c.mode, mode),
@@ -66,6 +70,7 @@ class Reading(Database):
             study_id=(table.c.study_id, study_id),
             state=(table.c.state, state),
         )
+        wanted.append(not_withdrawn(table.c.worker_id))
         after = ""
         while chunk := self._record_chunk([*wanted, table.c.id > after]):
             yield from chunk
@@ -93,7 +98,10 @@ class Reading(Database):
                 for row in rows_by(connection, tables.conversation, tables.conversation.c.id, conversation_ids)
             }
             judgments: dict[str, list[Judgment]] = {}
+            gone = set(connection.scalars(withdrawn()))
             for row in rows_by(connection, tables.judgment, tables.judgment.c.comparison_id, ids):
+                if row["worker_id"] in gone:
+                    continue
                 judgments.setdefault(row["comparison_id"], []).append(judgment_from(row))
             texts = {
                 row["comparison_id"]: (row["text_a"], row["text_b"])

@@ -5,6 +5,7 @@
 
 from prefloop.web.accounts import researcher_link, setup_link
 from prefloop.web.app import create_app
+from prefloop.web.people import payment_csv
 from prefloop.web.settings import PageSettings
 
-__all__ = ["PageSettings", "create_app", "researcher_link", "setup_link"]
+__all__ = ["PageSettings", "create_app", "payment_csv", "researcher_link", "setup_link"]

@@ -16,14 +16,11 @@ from prefloop.web.accounts import setup_link
 from prefloop.web.problems import Problem
 from prefloop.web.services import COOKIES, AsOwner, AsReviewer, Shared
 
-router = APIRouter(
-    prefix="/api/research",
-    tags=["researcher"],
-    dependencies=[  # described for OpenAPI alone; who asks is found out in services.py
-        Depends(HTTPBearer(auto_error=False, description="a token made at /researcher/account")),
-        Depends(APIKeyCookie(name=COOKIES["researcher"], auto_error=False)),
-    ],
-)
+DESCRIBED = [  # for OpenAPI alone; who asks is found out in services.py
+    Depends(HTTPBearer(auto_error=False, description="a token made at /researcher/account")),
+    Depends(APIKeyCookie(name=COOKIES["researcher"], auto_error=False)),
+]
+router = APIRouter(prefix="/api/research", tags=["researcher"], dependencies=DESCRIBED)
 
 
 class Body(BaseModel):

@@ -11,13 +11,23 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from prefloop.schema import ComparisonState, Study
-from prefloop.store import Researcher
+from prefloop.store import Researcher, Store
 from prefloop.web.problems import Problem
 from prefloop.web.services import AsResearcher, AsReviewer, Services, Shared
 
 router = APIRouter(prefix="/researcher", include_in_schema=False)
 PAGE_ROWS = 20
+MOST_LINKS = 500
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+
+
+def invitation_links(
+    store: Store, address: str, study_id: str, count: int, uses: int, pseudonym: str | None
+) -> list[str]:
+    """New links into a study; with several, each pseudonym gets its number."""
+    names = [pseudonym if pseudonym is None or count == 1 else f"{pseudonym}-{i + 1}" for i in range(count)]
+    tokens = [store.add_invitation(study_id, "worker", name, uses) for name in names]
+    return [f"{address.rstrip('/')}/join/{token}" for token in tokens]
 
 
 @router.get("")
@@ -53,10 +63,13 @@ async def invite(
     study: Annotated[str, Form()],
     uses: Annotated[int, Form(ge=1, le=10_000)] = 1,
     pseudonym: Annotated[str, Form(max_length=80)] = "",
+    links: Annotated[int, Form(ge=1, le=MOST_LINKS)] = 1,
 ) -> Response:
-    """A link that lets one person, or `uses` people, into a study. It is shown once and kept as a hash only."""
-    token = await shared.threads.run(shared.store.add_invitation, study, "worker", pseudonym.strip() or None, uses)
-    return await _overview(request, shared, researcher, study, None, link=f"{request.base_url}join/{token}", uses=uses)
+    """Links that let `uses` people each into a study. They are shown once and kept as hashes only."""
+    made = await shared.threads.run(
+        invitation_links, shared.store, str(request.base_url), study, links, uses, pseudonym.strip() or None
+    )
+    return await _overview(request, shared, researcher, study, None, links=made, uses=uses)
 
 
 @router.post("/studies/{study_id}/state")
@@ -64,9 +77,9 @@ async def set_state(
     study_id: str,
     researcher: AsResearcher,
     shared: Shared,
-    state: Annotated[Literal["open", "paused"], Form()],
+    state: Annotated[Literal["open", "paused", "closed"], Form()],
 ) -> Response:
-    """Pauses a study or opens it again."""
+    """Pauses a study, opens it again, or closes it for good."""
     await shared.threads.run(shared.store.set_study_state, study_id, state)
     shared.threads.forget()
     return RedirectResponse(f"/researcher?study={study_id}", 303)
@@ -84,7 +97,7 @@ async def quality(researcher: AsReviewer, shared: Shared) -> Response:
 async def _overview(
     request: Request, shared: Services, researcher: Researcher, study: str | None, before: str | None, **more: Any
 ) -> Response:
-    facts = {**await _facts(shared, study, before), "me": researcher, **more}
+    facts = {**await _facts(shared, study, before), "me": researcher, "tab": "studies", **more}
     return shared.templates.TemplateResponse(request, "researcher.html", facts)
 
 

@@ -23,6 +23,7 @@ from prefloop.web.phases import Phases
 from prefloop.web.problems import Problem
 from prefloop.web.settings import PageSettings
 from prefloop.web.store_threads import StoreThreads
+from prefloop.web.texts import STANDING_MESSAGES
 from prefloop.web.turns import Turns
 
 COOKIES: dict[Literal["worker", "researcher"], str] = {
@@ -73,6 +74,9 @@ async def _worker(request: Request) -> Worker:
         raise Problem(401, "sign_in", "You are not signed in; open your personal invitation link.")
     if person.role != "worker":
         raise Problem(403, "forbidden", f"This page is for a worker; you are signed in as a {person.role}.")
+    standing = await services.threads.recall_longer(services.store.worker_standing, person.id)
+    if standing != "active":
+        raise Problem(403, standing, STANDING_MESSAGES[standing])
     return person
 
 

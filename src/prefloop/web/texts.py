@@ -56,6 +56,17 @@ VOID_MESSAGES = {
 
 STUDY_FULL = "This study has all the judgments it needs. Thank you for your help."
 PLACES_TAKEN = "All the places of this study are taken at the moment. If one becomes free, you can go on here later."
+STANDING_MESSAGES = {
+    "paused": "Your part in the study is paused at the moment. What you did is kept and counts; the people who invited "
+    "you will tell you when it goes on.",
+    "excluded": "You cannot take part any further. What you did until now is kept and is paid as agreed; if you think "
+    "that this is a mistake, write to the people who invited you.",
+    "withdrawn": "You have withdrawn your consent. Nothing of what you wrote or judged is used any more. Thank you for "
+    "your time, which is paid as agreed.",
+}
+"""Why a worker may not work, by standing."""
+
+
 TASKS_DONE = "You have done all {count} tasks of this study. Thank you."
 
 
