@@ -259,13 +259,15 @@ def _finish(unit: Unit, answers: Sequence[Answer]) -> list[Response]:
         select(table).where(table.c.id.in_([answer.id for answer in answers])).order_by(table.c.id).with_for_update()
     )
     rows = {row["id"]: row for row in unit.connection.execute(locked).mappings()}
+    states = {id: row["state"] for id, row in rows.items()}
     finished = []
     for answer in answers:
         if answer.id not in rows:
             raise NotFoundError(f"There is no response {answer.id!r}; it may belong to another workspace.")
-        row = rows[answer.id]
-        if row["state"] not in UNFINISHED:
-            raise StateError(f"Response {answer.id} is {row['state']} and cannot finish; ask for a new comparison.")
+        row, state = rows[answer.id], states[answer.id]
+        if state not in UNFINISHED:
+            raise StateError(f"Response {answer.id} is {state} and cannot finish; ask for a new comparison.")
+        states[answer.id] = ResponseState.DONE.value
         values = {**answer._asdict(), "state": ResponseState.DONE.value}
         finished.append(Response(**{**response_from(row).model_dump(), **values}))
         unit.log("store", "response.done", answer.id, tokens=answer.tokens, finish_reason=answer.finish_reason)
