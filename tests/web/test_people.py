@@ -152,3 +152,71 @@ async def test_links_in_bulk_let_each_one_person_in(open_room: Callable[..., Any
             await client.get(link)
             names.append((await client.get("/api/me")).json()["pseudonym"])
         assert names == ["kite-1", "kite-2", "kite-3"]
+
+
+async def test_a_study_is_begun_and_changed_on_the_page(open_room: Callable[..., Any]) -> None:
+    async with open_room() as room:
+        a_study(room.store)
+        researcher = await room.researcher()
+        page = (await researcher.get("/researcher/new-study")).text
+        weights = re.findall(r'name="(weight:[^"]+)"', page)
+        assert len(weights) == 2
+        form = {
+            **{"name": "Spring", "mode": "red_team", "tranche": "base", "turns_per_conversation": "3"},
+            **{"target_comparisons": "40", "overlap": "0.25", "compare": "distinct", "tasks_per_worker": "2"},
+            **{"completion_code": "C0DE", weights[0]: "1", weights[1]: "3"},
+        }
+        for wrong, fault in (
+            ({"overlap": "2"}, "overlap"),
+            ({"turns_per_conversation": "many"}, "must be a number"),
+            ({weights[1]: ""}, "needs 2 snapshots"),
+            ({"completion_url": "http://x"}, "https"),
+            ({"name": ""}, "name"),
+        ):
+            refused = await researcher.post("/researcher/new-study", data={**form, **wrong})
+            assert refused.status_code == 422
+            assert fault in refused.text.split('role="alert"')[1][:400]
+            assert "C0DE" in refused.text  # nothing typed is lost
+        begun = await researcher.post("/researcher/new-study", data=form)
+        assert begun.status_code == 303
+        study = room.store.studies()[-1]
+        assert (study.name, study.mode.value, study.overlap, study.target_comparisons) == (
+            "Spring",
+            "red_team",
+            0.25,
+            40,
+        )
+        assert [share.weight for share in study.snapshots] == [1.0, 3.0]
+        assert room.store.study_phases(study.id).tasks_per_worker == 2
+
+        change = {
+            weights[0]: "2",
+            weights[1]: "3",
+            "tasks_per_worker": "",
+            "consent": "Please.",
+            "consent_version": "7",
+        }
+        at = f"/researcher/studies/{study.id}/edit"
+        assert 'value="C0DE"' in (await researcher.get(at)).text
+        assert (await researcher.post(at, data=change)).status_code == 303
+        phases = room.store.study_phases(study.id)
+        assert (phases.tasks_per_worker, phases.consent, phases.completion_code) == (None, "Please.", "C0DE")
+        assert [share.weight for share in room.store.study(study.id).snapshots] == [2.0, 3.0]
+        same_version = await researcher.post(at, data={**change, "consent": "Other words."})
+        assert same_version.status_code == 422
+        alone = await researcher.post(at, data={**change, weights[0]: "0"})
+        assert "two different snapshots" in alone.text
+
+
+async def test_a_study_is_begun_over_the_api(open_room: Callable[..., Any]) -> None:
+    async with open_room() as room:
+        a_study(room.store)
+        researcher = await room.researcher()
+        made = await researcher.post("/api/research/studies", json={"name": "Over HTTP", "overlap": 0.5})
+        assert made.status_code == 201, made.text
+        at = f"/api/research/studies/{made.json()['id']}"
+        assert (await researcher.post("/api/research/studies", json={"name": "Over HTTP"})).status_code == 422
+        assert (await researcher.post("/api/research/studies", json={"name": "x", "nmae": 1})).status_code == 422
+        assert (await researcher.put(f"{at}/phases", json={"tasks_per_worker": 3})).json()["tasks_per_worker"] == 3
+        shares = [{"snapshot_id": room.store.snapshot("base").id, "weight": 2.0}]
+        assert (await researcher.put(f"{at}/snapshots", json=shares)).json()["snapshots"] == shares

@@ -25,7 +25,7 @@ def study() -> None:
 @json_option
 def add(settings: Path | None, overrides: tuple[str, ...], workspace_path: Path, as_json: bool) -> None:
     """Begin a study with SETTINGS (a TOML file), or with --set name=... alone."""
-    from prefloop.loop.studies import add_study
+    from prefloop.store.study_settings import add_study
     from prefloop.study import StudySettings
 
     wanted = StudySettings.load([settings] if settings else [], overrides)
@@ -66,7 +66,7 @@ def phases(name: str, settings: Path | None, overrides: tuple[str, ...], workspa
     A file replaces all phases; --set alone changes the present ones. A running study takes them at once; a changed
     text needs a new version, and people are then asked again.
     """
-    from prefloop.loop.studies import find_study
+    from prefloop.store.study_settings import find_study
     from prefloop.study import StudyPhases
 
     with Workspace(workspace_path).store() as store:

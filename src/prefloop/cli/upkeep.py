@@ -44,7 +44,7 @@ def restore(file: Path, workspace_path: Path, as_json: bool) -> None:
 def payments(study: str, file: Path, overwrite: bool, workspace_path: Path, as_json: bool) -> None:
     """Write the payment list of STUDY to FILE (CSV): time, tasks, credited time, bonuses, sums paid."""
     from prefloop.errors import ConfigError
-    from prefloop.loop.studies import find_study
+    from prefloop.store.study_settings import find_study
     from prefloop.web import payment_csv
 
     if file.exists() and not overwrite:

@@ -15,7 +15,7 @@ import prefloop
 from prefloop.config import WorkspaceSettings
 from prefloop.schema import Responder
 from prefloop.store import Store
-from prefloop.web import accounts, people, people_api, research_api, researcher, worker_api, worker_pages
+from prefloop.web import accounts, people, people_api, research_api, researcher, study_forms, worker_api, worker_pages
 from prefloop.web.broker import Broker
 from prefloop.web.generation import Generation
 from prefloop.web.passwords import Guesses
@@ -95,6 +95,7 @@ def create_app(
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.include_router(accounts.router)
     app.include_router(researcher.router)
+    app.include_router(study_forms.router)
     app.include_router(people.router)
     app.include_router(research_api.router)
     app.include_router(people_api.router)

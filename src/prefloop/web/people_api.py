@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
-from prefloop.schema import Interval, Noun, Study
+from prefloop.schema import Interval, Noun, SnapshotShare, Study
 from prefloop.store import (
     DecisionKind,
     Earning,
@@ -22,6 +22,8 @@ from prefloop.store import (
     WorkerFigures,
     WorkerStanding,
 )
+from prefloop.store.study_settings import add_study
+from prefloop.study import StudyPhases, StudySettings
 from prefloop.web.people import PAGE_WORKERS, figures_of
 from prefloop.web.problems import Problem
 from prefloop.web.research_api import DESCRIBED, Body
@@ -76,6 +78,28 @@ async def studies(researcher: AsReviewer, shared: Shared) -> list[StudyLine]:
     """All studies, oldest first."""
     run, store = shared.threads.run, shared.store
     return [StudyLine(study=one, progress=await run(store.progress, one.id)) for one in await run(store.studies)]
+
+
+@router.post("/studies", status_code=201)
+async def begin_study(body: StudySettings, researcher: AsResearcher, shared: Shared) -> Study:
+    """Begins a study; the body is what a TOML file for `prefloop study add` says."""
+    return await shared.threads.run(add_study, shared.store, body)
+
+
+@router.put("/studies/{study_id}/phases")
+async def set_phases(study_id: str, body: StudyPhases, researcher: AsResearcher, shared: Shared) -> StudyPhases:
+    """What a study shows around its tasks from now on; a changed text needs a new version."""
+    kept = await shared.threads.run(shared.store.set_study_phases, study_id, body)
+    shared.threads.forget()
+    return kept
+
+
+@router.put("/studies/{study_id}/snapshots")
+async def set_snapshots(study_id: str, body: list[SnapshotShare], researcher: AsResearcher, shared: Shared) -> Study:
+    """Which snapshots answer from now on, with their weights."""
+    study = await shared.threads.run(shared.store.set_study_snapshots, study_id, body)
+    shared.threads.forget()
+    return study
 
 
 @router.get("/studies/{study_id}")

@@ -51,7 +51,7 @@ async def panel(
     before: str | None = None,
 ) -> Response:
     """The part of the overview that the page reads again every few seconds."""
-    facts = await _facts(shared, study, before)
+    facts = {**await _facts(shared, study, before), "me": researcher}
     return shared.templates.TemplateResponse(request, "researcher_panel.html", facts)
 
 
