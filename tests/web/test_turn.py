@@ -73,7 +73,7 @@ async def shown_lead(room: Any, worker: Any, order: str) -> list[tuple[int, int]
 async def test_the_pacing_is_the_studys_and_kept_with_the_comparison(
     open_room: Callable[..., Any], pacing: str
 ) -> None:
-    async with open_room(FakeResponder(pause_seconds=0.004, words=20)) as room:
+    async with open_room(FakeResponder(pause_seconds=0.01, words=40)) as room:
         study = a_study(room.store)
         room.store.set_study_phases(study.id, StudyPhases(pacing=pacing))
         seen = await shown_lead(room, await room.worker(study), "[lag] Hello")

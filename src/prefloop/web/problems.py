@@ -16,7 +16,7 @@ from fastapi.templating import Jinja2Templates
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from prefloop.errors import DataError, NotFoundError, PrefloopError, StateError, UnavailableError
+from prefloop.errors import ConfigError, DataError, NotFoundError, PrefloopError, StateError, UnavailableError
 
 _log = logging.getLogger(__name__)
 _CODES = {
@@ -32,6 +32,7 @@ _STATUS: tuple[tuple[type[PrefloopError], int, str], ...] = (
     (NotFoundError, 404, "not_found"),
     (StateError, 409, "conflict"),
     (DataError, 422, "invalid"),
+    (ConfigError, 422, "invalid"),
     (UnavailableError, 503, "unavailable"),
 )
 
