@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification
 
 from prefloop.cli import main
@@ -17,7 +18,7 @@ from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, PreferencePair
 from prefloop.store.formats import import_file
-from prefloop.train.preference import PreferenceRun, train_preference
+from prefloop.train.preference import PreferenceRun, start_model, train_preference
 from prefloop.workspace import Workspace
 
 PAIRS = Path(__file__).resolve().parents[1] / "fixtures" / "hh_pairs.jsonl"
@@ -96,11 +97,17 @@ def test_training_learns_and_does_not_depend_on_the_parts(bert_folder: Path, tmp
     ]
     basic = {"start": bert_folder, "pairs_per_step": 16, "learning_rate": 3e-3, "dtype": "float32", "epochs": 3}
 
-    losses = []
+    losses, embeddings = [], []
     for tokens in (16_384, 40):
-        run = PreferenceRun(**basic, tokens_per_forward=tokens)  # type: ignore[arg-type]
+        run = PreferenceRun(**basic, tokens_per_forward=tokens, freeze_embeddings=True)  # type: ignore[arg-type]
         folder = RunFolder.create(tmp_path, "preference", run, name=f"parts-{tokens}")
-        train_preference(run, pairs, folder, pairs[:16], progress=Quiet)
+        trained = train_preference(run, pairs, folder, pairs[:16], progress=Quiet).model
+        embeddings.append(trained.trunk.get_input_embeddings().weight)
         losses.append([row["preference/loss"] for row in folder.metrics()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0][-1] < 0.3 < losses[0][0]
+    start = start_model(run).trunk
+    assert all(torch.equal(one, start.get_input_embeddings().weight) for one in embeddings)
+    assert not torch.equal(
+        trained.trunk.encoder.layer[0].output.dense.weight, start.encoder.layer[0].output.dense.weight
+    )

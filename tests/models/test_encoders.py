@@ -157,14 +157,15 @@ def test_window_is_what_tokenizer_and_positions_allow(encoders: dict[str, Path])
 
 
 def test_grouping_pads_little_and_keeps_the_order() -> None:
-    sequences = [[7] * length for length in (5, 40, 41, 6, 100, 39)]
+    sequences = [[7] * length for length in (5, 140, 141, 6, 400, 139)]
     batch = group(sequences, pad_id=0)
-    # longest first, each at least 90% of its group's longest: 100; 41, 40, 39; 6; 5
-    assert [tuple(one.ids.shape) for one in batch.groups] == [(1, 100), (3, 41), (1, 6), (1, 5)]
+    # longest first, at most 256 tokens of padding: 400 alone (141 would add 259); 141, 140, 139 and 6, that is
+    # 1 + 2 + 135 = 138; 5 would make it 274
+    assert [tuple(one.ids.shape) for one in batch.groups] == [(1, 400), (4, 141), (1, 5)]
     assert batch.order.tolist() == [4, 2, 1, 5, 3, 0]
-    assert batch.tokens == batch.tokens_unshared == 231
-    assert batch.padding_share == pytest.approx(1 - 231 / 234)
-    assert [one.is_token.sum(1).tolist() for one in batch.groups] == [[100], [41, 40, 39], [6], [5]]
+    assert batch.tokens == batch.tokens_unshared == 831
+    assert batch.padding_share == pytest.approx(138 / 969)
+    assert [one.is_token.sum(1).tolist() for one in batch.groups] == [[400], [141, 140, 139, 6], [5]]
     with pytest.raises(DataError, match="none may be empty"):
         group([[1], []], pad_id=0)
 

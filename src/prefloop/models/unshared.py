@@ -1,8 +1,8 @@
 """Sequences computed each by itself, without sharing: for encoders that read in both directions, and for every other
 model whose exactness with shared beginnings is not proven. Knows token ids and sequence classifiers, no preferences.
 
-Sequences of nearly the same length run together, so that almost nothing of a batch is padding; the classifier's own
-forward does the rest, whatever its pooling. The layout of a batch never changes a score.
+Sequences of about the same length run together, so that little of a batch is padding; the classifier's own forward does
+the rest, whatever its pooling. The layout of a batch never changes a score.
 
 Legend
     sequence    as given to `group`
@@ -24,8 +24,8 @@ from prefloop.errors import DataError, ModelError
 
 __all__ = ["Group", "GroupedBatch", "group", "grouped_scores", "one_label_head"]
 
-_FILL = 0.9  # a group's shortest sequence fills at least this share of its longest
-_ROWS = 16  # in a group at most: more is no faster on a CPU and costs memory
+_PADDING = 256  # tokens of padding that a group may hold: another group costs as much, for gradients of all weights
+_ROWS = 64  # in a group at most: bounds memory
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,14 @@ def one_label_head(model: Any) -> torch.nn.Linear:
 def _runs(order: Sequence[int], sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     """Neighbours in `order` (longest first) that may stand in one group."""
     run: list[int] = []
+    padding = 0
     for place in order:
-        if run and (len(run) == _ROWS or len(sequences[place]) < _FILL * len(sequences[run[0]])):
+        more = len(sequences[run[0]]) - len(sequences[place]) if run else 0
+        if run and (len(run) == _ROWS or padding + more > _PADDING):
             yield run
-            run = []
+            run, padding, more = [], 0, 0
         run.append(place)
+        padding += more
     yield run
 
 

@@ -91,6 +91,9 @@ class PreferenceRun(Config):
     language_weight: float = Field(
         0.0, ge=0.0, description="of the language-model loss on the chosen texts, beside the preference loss"
     )
+    freeze_embeddings: bool = Field(
+        False, description="token embeddings stay the start's: faster with a large vocabulary, and few data wear none"
+    )
     start_scale: float = Field(
         1.0, gt=0.0, description="multiplies the head of a PM to start from: a less sure start unlearns sooner"
     )
@@ -159,6 +162,8 @@ def train_preference(
     output = model.output_embedding(run.start) if run.language_weight else None
     optimizer = optimizer_of(model, run)
     dtype = autocast_dtype(run, model)
+    if dtype is torch.bfloat16 and model.device.type == "cpu" and not model.shares_beginnings:
+        model.model.set_attn_implementation("eager")  # torch's fused attention is slow in bfloat16 there
     plan = _Plan(lessons.pairs, run)
     counts = _no_counts()
     fingerprint = _fingerprint(lessons)
@@ -242,8 +247,10 @@ def start_model(run: PreferenceRun) -> PreferenceModel:
         model = PreferenceModel.load(run.start, **limits)
         with torch.no_grad():
             model.head.weight.mul_(run.start_scale)
-        return model
-    return PreferenceModel.from_language_model(run.start, run.seed, **limits)
+    else:
+        model = PreferenceModel.from_language_model(run.start, run.seed, **limits)
+    model.trunk.get_input_embeddings().requires_grad_(not run.freeze_embeddings)
+    return model
 
 
 @torch.no_grad()
