@@ -22,6 +22,7 @@ import pytest
 from prefloop.cli import main
 from prefloop.config import Config
 from prefloop.loop.round import create_workspace
+from prefloop.loop.scan import ScanRun
 from prefloop.store.formats import import_file
 from prefloop.train.lm import LanguageRun
 from prefloop.train.policy_settings import PolicyRun
@@ -35,9 +36,10 @@ FOLDERS = sorted(folder for folder in RECIPES.iterdir() if folder.is_dir())
 PAIRS = REPOSITORY / "tests" / "fixtures" / "hh_pairs.jsonl"
 
 STAGES: tuple[tuple[str, str, type[Config]], ...] = (
-    (r"lm(_|\.|$)", "lm", LanguageRun),
-    (r"pmp?(_|\.|$)", "preference", PreferenceRun),
-    (r"(ppo|policy)(_|\.|$)", "policy", PolicyRun),
+    (r"scan(_|\.|$)", "eval scan", ScanRun),
+    (r"lm(_|\.|$)", "train lm", LanguageRun),
+    (r"pmp?(_|\.|$)", "train preference", PreferenceRun),
+    (r"(ppo|policy)(_|\.|$)", "train policy", PolicyRun),
 )
 """How the name of a file, or else of its folder, begins; the command that runs it; the class that reads it."""
 
@@ -82,10 +84,37 @@ SANDBOX = (
         ["sandbox_contrasts=24", "held_out_share=0.1", "pairs_per_step=12"],
         "pmp_sandbox_tiny",
     ),
+    Case("pm_sandbox_curves/lm.toml", ["sandbox_dialogues=40", "copy_steps=0", *TINY_LM], "curves_lm_32"),
     Case(
         "pm_sandbox/run.toml",
         ["sandbox_judgments=32", "held_out_share=0.1", "pairs_per_step=16", "epochs=1"],
         "pm_sandbox",
+    ),
+)
+
+
+SCANS = (
+    Case(
+        "pm_sandbox_curves/scan.toml",
+        [
+            "seeds=[0, 1]",
+            "evaluation_pairs=12",
+            "run.sandbox_judgments=40",
+            "run.pairs_per_step=8",
+            "scans.Data size.values=[4, 8, 16]",
+            'scans.Model size.values=["lm_sandbox_tiny"]',
+            "scans.Model size.fit=false",
+            "scans.Mix of helpful and red-team comparisons.values=[0.0, 0.5]",
+            'scans.Mix of helpful and red-team comparisons.also=["mix_pairs=8"]',
+            "scans.Weight of red-team comparisons.values=[3.0]",
+            'scans.Weight of red-team comparisons.also=["training_pairs=8"]',
+        ],
+        snapshot="",
+    ),
+    Case(
+        "pm_hh_minilm/scan.toml",
+        ["folds=2", "run.held_out_share=0.5", 'scans.Transfer between helpful and harmless.values=["helpful"]'],
+        snapshot="",
     ),
 )
 
@@ -122,7 +151,7 @@ def test_settings_load(file: Path) -> None:
 
 
 def test_every_recipe_is_run_here() -> None:
-    run = {case.file for case in (*SANDBOX, *hh_cases(1))}
+    run = {case.file for case in (*SANDBOX, *SCANS, *hh_cases(1))}
     assert run == {name_of(file) for file in FILES}
 
 
@@ -141,8 +170,8 @@ def lacking(text: str, files: list[Path]) -> list[str]:
     missing = [what for what, found in WANTED.items() if not found(text)]
     for file in files:
         stage, _ = stage_of(file)
-        if not re.search(rf"prefloop train {stage} \S*{re.escape(name_of(file))}", code):
-            missing.append(f"the command prefloop train {stage} recipes/{name_of(file)}")
+        if not re.search(rf"prefloop {stage} \S*{re.escape(name_of(file))}", code):
+            missing.append(f"the command prefloop {stage} recipes/{name_of(file)}")
     return missing
 
 
@@ -173,7 +202,7 @@ def arguments(case: Case, workspace: Workspace) -> list[str]:
     stage, _ = stage_of(RECIPES / case.file)
     overrides = [word for override in case.overrides for word in ("--set", override)]
     where = ["--workspace", str(workspace.path), "--json"]
-    return ["train", stage, str(RECIPES / case.file), *overrides, *where]
+    return [*stage.split(), str(RECIPES / case.file), *overrides, *where]
 
 
 def check(case: Case, workspace: Workspace, printed: str) -> None:
@@ -200,6 +229,22 @@ def test_two_steps_by_the_real_command(case: Case, workspace: Workspace) -> None
     )
     assert done.returncode == 0, done.stderr
     check(case, workspace, done.stdout)
+
+
+@pytest.mark.parametrize("case", SCANS, ids=lambda case: case.file)
+def test_a_small_scan_by_the_real_command(
+    case: Case, workspace: Workspace, bert_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = [] if "sandbox" in case.file else ["--set", f"run.start={bert_folder}"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments(case, workspace), *start])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    result = json.loads(printed.out)
+    assert (Path(result["run"]) / "report.html").is_file()
+    for scan in result["scans"].values():
+        assert all(math.isfinite(point["loss"]["value"]) for point in scan["points"])
 
 
 def test_two_steps_on_real_pairs(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
