@@ -47,6 +47,7 @@ HEALTHY: dict[str, Any] = {
     "tokens": (about(27.0), about(28.0)),
     "repeated": (about(0.1), about(0.1)),
     "commonest": (about(0.1), about(0.15)),
+    "start_quality": about(0.0),
     "far": (about(0.05), about(0.08)),
     "parameters": {"policy": 1_000_000, "PM": 1_000_000},
     "layers": {"policy": 4, "PM": 4},
@@ -101,6 +102,15 @@ def test_what_is_not_known_accuses_nobody() -> None:
             "policy_too_small",
             {
                 "rise": about(0.3),
+                "layers": {"policy": 1, "PM": 4},
+                "parameters": {"policy": 400_000, "PM": 1_000_000},
+            },
+        ),
+        (
+            "policy_too_small",
+            {
+                "rise": about(1.1),
+                "start_quality": about(-0.8),
                 "layers": {"policy": 1, "PM": 4},
                 "parameters": {"policy": 400_000, "PM": 1_000_000},
             },

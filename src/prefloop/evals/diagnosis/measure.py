@@ -115,6 +115,8 @@ def measure_replies(
                 ]
             )
             fields["gold"] = pair_agreement(base, golds)
+    if training_pairs:
+        fields["start_quality"] = _quality(train.model, training_pairs, base)
     if training_pairs and train.model.shares_beginnings:
         fields["far"] = _far(train.model, training_pairs, prompts, first, last, start.renderer, end.renderer)
     return fields
@@ -185,6 +187,19 @@ def _drawn(
             for judge in judges
         },
     )
+
+
+def _quality(judge: PreferenceModel, pairs: Sequence[PreferencePair], scores: Floats) -> Interval | None:
+    """How the start's replies score beside those that the PM was trained on, in deviations of these."""
+    known = judge.score(
+        [
+            (*pair.context, Message(role="assistant", text=text))
+            for pair in pairs[:_MOST_PAIRS]
+            for text in (pair.chosen, pair.rejected)
+        ]
+    )
+    spread = float(np.std(known))
+    return clustered_mean((scores.mean(1) - np.mean(known)) / spread) if spread > 0 else None
 
 
 def _mean(values: Floats) -> Interval:

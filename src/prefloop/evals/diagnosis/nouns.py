@@ -61,6 +61,9 @@ class Evidence(Noun):
         None, description="share of replies with the commonest five words in a row, start and end"
     )
     score_spread: float | None = Field(None, description="deviation of the PM's scores at the end over the start's")
+    start_quality: Interval | None = Field(
+        None, description="the start's mean score less that of the replies the PM learned from, in their deviations"
+    )
     far: tuple[Interval, Interval] | None = Field(
         None, description="share of replies further from the PM's training data than 99% of that, start and end"
     )

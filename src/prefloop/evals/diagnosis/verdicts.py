@@ -28,6 +28,8 @@ MOVED = 0.3
 """Nats a token that any one batch moved the policy."""
 FAR_NATS = 20.0
 """Nats a reply that nobody needs who has not even gained half of what the best of 16 gains."""
+WORSE = 0.4
+"""Deviations by which a start is worse than the answers that the PM learned from; 0 for the model they came from."""
 STILL = 0.02
 """Nats a reply: nothing was learned that anybody could see."""
 
@@ -313,10 +315,16 @@ def _policy(e: Evidence) -> Iterator[Finding]:
             evidence=tuple(evidence),
             next=("Train on more prompts.", "Fewer epochs over each batch, and fewer episodes over these prompts."),
         )
-    elif lags or _is_shallow(e):
-        if not lags and share > 0.6:
-            return
-        evidence += [_is_shallow(e)] if _is_shallow(e) else []
+        return
+    worse = e.start_quality is not None and e.start_quality.high < -WORSE
+    shallow = _is_shallow(e)
+    if lags or (shallow and (share < 0.6 or worse)):
+        if worse and e.start_quality is not None:
+            evidence.append(
+                f"The start's answers are {format_interval(e.start_quality)} deviations from the answers that the PM "
+                "learned from: a smaller or less trained model than the one that those came from."
+            )
+        evidence += [shallow] if shallow else []
         yield Finding(
             cause="policy_too_small",
             side="policy",
