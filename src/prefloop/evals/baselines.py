@@ -5,7 +5,7 @@ Knows texts and judgments, no preference model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class Agreement(Noun):
     model: Interval | None = Field(None, description="accuracy of the model on the same judgments")
 
 
-def worker_agreement(pairs: Sequence[PreferencePair], clusters: Sequence[str], seed: int = 0) -> Agreement:
+def worker_agreement(pairs: Sequence[PreferencePair], clusters: Sequence[Hashable], seed: int = 0) -> Agreement:
     """Agreement of different workers on the comparisons that several of them judged.
 
     Errors:

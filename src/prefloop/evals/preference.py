@@ -8,7 +8,8 @@ A pair is right when the chosen reply has the higher score; equal scores count h
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +19,7 @@ from prefloop.errors import DataError
 from prefloop.evals.baselines import Agreement, judged_twice, worker_agreement
 from prefloop.evals.slices import slice_names, slice_order
 from prefloop.models.preference import conversation_key
+from prefloop.pair_file import picked
 from prefloop.schema import EvalResult, Interval, Message, Mode, Noun, PreferencePair, Scorer
 from prefloop.stats import (
     AboveThreshold,
@@ -150,23 +152,22 @@ def evaluate_preference(
         )
     if groups is not None and len(groups) != len(pairs):
         raise DataError(f"{len(groups)} groups do not fit {len(pairs)} pairs; give as many.")
-    scored, kept = _score(scorer, pairs)
-    differences = np.array([item.difference for item in scored])
+    kept, chosen_scores, rejected_scores = _score(scorer, pairs)
+    kept_pairs = picked(pairs, kept)
+    differences = chosen_scores - rejected_scores
     if not np.isfinite(differences).all():
-        raise DataError(f"{(~np.isfinite(differences)).sum()} of {len(scored)} differences are not finite; train anew.")
-    clusters = [conversation_key(item.pair) for item in scored]
+        raise DataError(f"{(~np.isfinite(differences)).sum()} of {len(kept)} differences are not finite; train anew.")
+    codes: dict[str, int] = {}
+    clusters = [codes.setdefault(conversation_key(pair), len(codes)) for pair in kept_pairs]
+    del codes
     right = _right(differences)
-    kept_pairs = [item.pair for item in scored]
     names = slice_names(kept_pairs) | ({} if groups is None else {"group": [groups[place] for place in kept]})
-    chosen_scores, rejected_scores = (
-        np.array([getattr(item, name) for item in scored]) for name in ("score_chosen", "score_rejected")
-    )
     mean_score = (chosen_scores.mean() + rejected_scores.mean()) / 2
 
     def share(values: Floats) -> Interval:
         return clustered_share(values, clusters, seed=seed)
 
-    longer = _right(np.array([len(item.pair.chosen) - len(item.pair.rejected) for item in scored], dtype=np.float64))
+    longer = _right(np.array([len(pair.chosen) - len(pair.rejected) for pair in kept_pairs], dtype=np.float64))
     best_length = longer if longer.mean() >= 0.5 else 1 - longer
     known: dict[str, Interval | Agreement] = {}
     unknown = []
@@ -189,11 +190,11 @@ def evaluate_preference(
         known |= {"expected_accuracy": share(expected), "best_possible": share(best)}
         if (best > 0.5).any():
             known["share_of_best"] = clustered_ratio(expected - 0.5, best - 0.5, clusters, seed=seed)
-    worst = sorted((item for item in scored if item.difference < 0), key=lambda item: item.difference)
+    worst = [place for place in np.argsort(differences, kind="stable")[:_WORST].tolist() if differences[place] < 0]
     evaluation = PreferenceEvaluation(
-        pairs=len(scored),
+        pairs=len(kept),
         conversations=len(set(clusters)),
-        dropped_pairs=len(pairs) - len(scored),
+        dropped_pairs=len(pairs) - len(kept),
         accuracy=share(right),
         loss=clustered_mean(np.logaddexp(0, -differences), clusters, bounds=(0.0, np.inf), seed=seed),
         longer_reply=share(longer),
@@ -204,9 +205,12 @@ def evaluate_preference(
         temperature=fitted_temperature(differences, clusters),
         above_threshold=accuracy_above(chosen_scores - mean_score, rejected_scores - mean_score, clusters, seed=seed),
         unknown=tuple(unknown),
-        scores_by_tranche=_scores_by_tranche(scored),
+        scores_by_tranche=_scores_by_tranche(names["tranche"], chosen_scores, rejected_scores),
         differences=tuple(differences.tolist()),
-        worst=tuple(worst[:_WORST]),
+        worst=tuple(
+            ScoredPair(pair=kept_pairs[i], score_chosen=chosen_scores[i], score_rejected=rejected_scores[i])
+            for i in worst
+        ),
         **known,
     )
     if store is not None:
@@ -242,52 +246,44 @@ def fitted_temperature(differences: Sequence[float] | Floats, clusters: Sequence
     return Interval(value=value, low=low, high=high, n=len(given), clusters=count)
 
 
-def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[list[ScoredPair], list[int]]:
-    """Both scores of each pair that the scorer takes, and the places of these pairs."""
-    scored: list[ScoredPair] = []
+def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[list[int], Floats, Floats]:
+    """The places of the pairs that the scorer takes, and their scores: of the chosen and of the rejected replies."""
     kept: list[int] = []
+    values: list[float] = []
     for start in range(0, len(pairs), _PAIRS_A_BLOCK):
         block = pairs[start : start + _PAIRS_A_BLOCK]
         try:
-            parts = [(start, _score_block(scorer, block))]
+            values += _score_block(scorer, block)
+            kept += range(start, start + len(block))
         except DataError:  # one of them is too long: find out which
-            parts = list(_score_singly(scorer, block, start))
-        for first, items in parts:
-            scored += items
-            kept += range(first, first + len(items))
-    if not scored:
+            for place, pair in enumerate(block, start):
+                with contextlib.suppress(DataError):  # counted as dropped
+                    values += _score_block(scorer, [pair])
+                    kept.append(place)
+    if not kept:
         raise DataError(f"None of the {len(pairs)} pairs fits the scorer's window; take shorter ones.")
-    return scored, kept
+    scores = np.array(values)
+    return kept, scores[0::2], scores[1::2]
 
 
-def _score_block(scorer: Scorer, pairs: Sequence[PreferencePair]) -> list[ScoredPair]:
-    conversations = [
-        [*pair.context, Message(role="assistant", text=text)] for pair in pairs for text in (pair.chosen, pair.rejected)
-    ]
-    values = scorer.score(conversations)
-    return [
-        ScoredPair(pair=pair, score_chosen=chosen, score_rejected=rejected)
-        for pair, chosen, rejected in zip(pairs, values[0::2], values[1::2], strict=True)
-    ]
-
-
-def _score_singly(
-    scorer: Scorer, pairs: Sequence[PreferencePair], start: int
-) -> Iterator[tuple[int, list[ScoredPair]]]:
-    for place, pair in enumerate(pairs, start):
-        try:
-            yield place, _score_block(scorer, [pair])
-        except DataError:
-            continue  # counted as dropped
+def _score_block(scorer: Scorer, pairs: Sequence[PreferencePair]) -> list[float]:
+    """Chosen, rejected, chosen, rejected ..."""
+    return scorer.score(
+        [
+            [*pair.context, Message(role="assistant", text=text)]
+            for pair in pairs
+            for text in (pair.chosen, pair.rejected)
+        ]
+    )
 
 
 def word_differences(words: Mapping[Mode | None, Scorer], pairs: Sequence[PreferencePair]) -> Floats:
-    """Score(chosen) - score(rejected) by the regression of each pair's mode, or else by that of all."""
     differences = np.zeros(len(pairs))
-    for mode in {pair.mode for pair in pairs}:
-        places = [place for place, pair in enumerate(pairs) if pair.mode == mode]
-        scored, _ = _score(words.get(mode, words[None]), [pairs[place] for place in places])
-        differences[places] = [item.difference for item in scored]
+    modes = [pair.mode for pair in pairs]
+    for mode in set(modes):
+        places = [place for place, other in enumerate(modes) if other == mode]
+        _, chosen, rejected = _score(words.get(mode, words[None]), picked(pairs, places))
+        differences[places] = chosen - rejected
     return differences
 
 
@@ -310,8 +306,9 @@ def _slices(
     return slices
 
 
-def _scores_by_tranche(scored: Sequence[ScoredPair]) -> dict[str, tuple[float, ...]]:
-    groups: dict[str, list[float]] = {}
-    for item in scored:
-        groups.setdefault(item.pair.tranche.value, []).extend((item.score_chosen, item.score_rejected))
-    return {name: tuple(values) for name, values in sorted(groups.items())}
+def _scores_by_tranche(tranches: Sequence[str], chosen: Floats, rejected: Floats) -> dict[str, tuple[float, ...]]:
+    scores: dict[str, tuple[float, ...]] = {}
+    for name in sorted(set(tranches)):
+        is_here = np.array([tranche == name for tranche in tranches])
+        scores[name] = tuple(np.stack([chosen[is_here], rejected[is_here]], axis=1).ravel().tolist())
+    return scores

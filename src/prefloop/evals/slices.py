@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -43,8 +44,8 @@ def slice_names(pairs: Sequence[PreferencePair]) -> dict[str, list[str]]:
     return {
         "tranche": [pair.tranche.value for pair in pairs],
         "mode": [pair.mode.value for pair in pairs],
-        MODE_AND_TRANCHE: [f"{pair.mode.value} {pair.tranche.value}" for pair in pairs],
-        "turn": [str(pair.turn) if pair.turn < 5 else "5 and later" for pair in pairs],
+        MODE_AND_TRANCHE: [sys.intern(f"{pair.mode.value} {pair.tranche.value}") for pair in pairs],
+        "turn": [sys.intern(str(pair.turn)) if pair.turn < 5 else "5 and later" for pair in pairs],
         "chosen reply": [_length_name(pair) for pair in pairs],
         "grade": ["no grade" if pair.grade is None else _GRADES[min(pair.grade, 9 - pair.grade)] for pair in pairs],
         "worker": [_worker_name(pair.worker_id, shown) for pair in pairs],

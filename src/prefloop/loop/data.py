@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
+import numpy as np
+
 from prefloop.errors import DataError
+from prefloop.pair_file import PairFile, picked
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, Mode, PreferencePair, Tranche, split_place
 from prefloop.store import Store
@@ -24,8 +27,8 @@ _KEPT = "some_pairs.jsonl"
 class Split(NamedTuple):
     """Pairs to train on and pairs kept for evaluation; no opening turn is on both sides."""
 
-    training: list[PreferencePair]
-    held_out: list[PreferencePair]
+    training: Sequence[PreferencePair]
+    held_out: Sequence[PreferencePair]
 
 
 def place(pair: PreferencePair) -> float:
@@ -40,18 +43,15 @@ def half_of(pair: PreferencePair) -> Half:
     return "a" if hashlib.sha256(b"half" + opening.encode()).digest()[0] % 2 == 0 else "b"
 
 
-def split(pairs: Iterable[PreferencePair], held_out_share: float) -> Split:
+def split(pairs: Sequence[PreferencePair], held_out_share: float) -> Split:
     """Keeps the last `held_out_share` of the conversations, by `place`."""
-    training: list[PreferencePair] = []
-    held_out: list[PreferencePair] = []
-    for pair in pairs:
-        (held_out if place(pair) >= 1.0 - held_out_share else training).append(pair)
-    return Split(training, held_out)
+    is_held_out = np.fromiter((place(pair) >= 1.0 - held_out_share for pair in pairs), dtype=bool, count=len(pairs))
+    return Split(picked(pairs, np.flatnonzero(~is_held_out)), picked(pairs, np.flatnonzero(is_held_out)))
 
 
 def mixed(
     pairs: Sequence[PreferencePair], red_team_share: float | None, mix_pairs: int = 0, seed: int = 0
-) -> list[PreferencePair]:
+) -> Sequence[PreferencePair]:
     """Helpful and red-team pairs in given shares (paper 5.1), in their order; None takes all as they are.
 
     Conversations are taken in an order drawn by `seed`, which shares do not change: a larger share of a mode holds the
@@ -64,7 +64,7 @@ def mixed(
         DataError: a mode has fewer pairs than its share needs, or none at all.
     """
     if red_team_share is None:
-        return list(pairs)
+        return pairs
     shares = {Mode.HELPFUL: 1 - red_team_share, Mode.RED_TEAM: red_team_share}
     there = {mode: [i for i, pair in enumerate(pairs) if pair.mode == mode] for mode in shares}
     total = mix_pairs or min(int(len(there[mode]) / share) for mode, share in shares.items() if share > 0)
@@ -80,7 +80,7 @@ def mixed(
     for mode, count in wanted.items():
         drawn = sorted(there[mode], key=lambda place: (_draw(pairs[place], seed), place))
         kept.update(drawn[:count])
-    return [pair for place, pair in enumerate(pairs) if place in kept]
+    return picked(pairs, sorted(kept))
 
 
 def _draw(pair: PreferencePair, seed: int) -> bytes:
@@ -89,15 +89,15 @@ def _draw(pair: PreferencePair, seed: int) -> bytes:
     return hashlib.sha256(f"mix {seed} {pair.conversation_id} {opening}".encode()).digest()
 
 
-def some_of(pairs: Sequence[PreferencePair], count: int, seed: int = 0) -> list[PreferencePair]:
+def some_of(pairs: Sequence[PreferencePair], count: int, seed: int = 0) -> Sequence[PreferencePair]:
     """At most `count` pairs (0: all), conversation by conversation in an order drawn by `seed`, in their own order.
 
     A smaller count takes a part of what a larger one takes.
     """
     if not 0 < count < len(pairs):
-        return list(pairs)
+        return pairs
     drawn = sorted(range(len(pairs)), key=lambda place: (_draw(pairs[place], seed), place))
-    return [pairs[place] for place in sorted(drawn[:count])]
+    return picked(pairs, sorted(drawn[:count]))
 
 
 def held_out_in_fold(pair: PreferencePair, fold: int, folds: int, held_out_share: float) -> bool:
@@ -110,11 +110,29 @@ def held_out_in_fold(pair: PreferencePair, fold: int, folds: int, held_out_share
 
 
 def stored_pairs(
-    store: Store, mode: Mode | None = None, tranche: Tranche | None = None, half: Half | None = None
-) -> list[PreferencePair]:
-    """The store's pairs, weakest grades left out (paper 2.2), sides that read the same too."""
-    pairs = store.pairs(mode=mode, tranche=tranche)
-    return [pair for pair in pairs if pair.chosen != pair.rejected and half in (None, half_of(pair))]
+    store: Store,
+    mode: Mode | None = None,
+    tranche: Tranche | None = None,
+    half: Half | None = None,
+    *,
+    folder: Path | None = None,
+) -> Sequence[PreferencePair]:
+    """The store's pairs, weakest grades left out (paper 2.2), sides that read the same too.
+
+    Args:
+        folder: keeps them on the disk where this is, one at a time in memory.
+    """
+    pairs = (
+        pair
+        for pair in store.pairs(mode=mode, tranche=tranche)
+        if pair.chosen != pair.rejected and half in (None, half_of(pair))
+    )
+    return kept(pairs, folder)
+
+
+def kept(pairs: Iterable[PreferencePair], folder: Path | None) -> Sequence[PreferencePair]:
+    """The pairs in memory, or on the disk where `folder` is."""
+    return list(pairs) if folder is None else PairFile(pairs, folder)
 
 
 def prompts_of(pairs: Iterable[PreferencePair]) -> list[Context]:

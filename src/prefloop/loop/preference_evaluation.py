@@ -46,7 +46,7 @@ def evaluate_models(
     """
     if len(set(models)) < len(models):
         raise ConfigError(f"A model is named twice in {', '.join(models)}; name each once.")
-    training, held_out = split(stored_pairs(store, mode, tranche), held_out_share)
+    training, held_out = split(stored_pairs(store, mode, tranche, folder=workspace.runs), held_out_share)
     notes: list[str] = []
     groups: list[str] | None = None
     if file is not None:

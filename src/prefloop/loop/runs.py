@@ -17,6 +17,7 @@ from prefloop.loop.data import (
     evenly,
     half_of,
     keep_pairs,
+    kept,
     mixed,
     prompts_of,
     some_of,
@@ -29,6 +30,7 @@ from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.language import load_language_model
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.sampling import TorchSampler
+from prefloop.pair_file import picked
 from prefloop.runs import RunFolder
 from prefloop.sandbox import Population, assistants, contrast_pairs, dialogues, draw_prompts, world
 from prefloop.sandbox.contrasts import PRE_TRAINING_WAYS
@@ -82,7 +84,7 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
         run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
-        data = preference_data(store, run)
+        data = preference_data(store, run, workspace.runs)
         folder = RunFolder.create(
             workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(data.training)
         )
@@ -126,7 +128,7 @@ def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[st
     """`prefloop train preference --dry-run`: the settings, and what the run will take here. Writes nothing."""
     with workspace.store() as store:
         resolved = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
-        data = preference_data(store, resolved)
+        data = preference_data(store, resolved, workspace.runs)
     estimate = estimate_preference(resolved, data.training)
     plain = {
         name: value.model_dump(mode="json") if isinstance(value, Interval) else value
@@ -138,13 +140,17 @@ def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[st
 class _PreferenceData(NamedTuple):
     """`probabilities`: of the held-out pairs' choices, where they are known."""
 
-    training: list[PreferencePair]
-    held_out: list[PreferencePair]
+    training: Sequence[PreferencePair]
+    held_out: Sequence[PreferencePair]
     probabilities: list[float] | None = None
 
 
-def preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
-    """What a run trains on and is evaluated on: simulated judgments, ranked answers, contrasts, or the workspace's."""
+def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) -> _PreferenceData:
+    """What a run trains on and is evaluated on: simulated judgments, ranked answers, contrasts, or the workspace's.
+
+    Args:
+        disk: a folder to keep them in, one at a time in memory; None keeps them in memory.
+    """
     sources = [name for name in ("ranked_files", "sandbox_contrasts", "sandbox_judgments") if getattr(run, name)]
     if len(sources) > 1:
         raise ConfigError(f"{' and '.join(sources)} are set, and a run has one source of pairs; leave one of them.")
@@ -164,19 +170,20 @@ def preference_data(store: Store, run: PreferenceRun) -> _PreferenceData:
     if run.ranked_files:
         questions = chain.from_iterable(read_ranked(file) for file in run.ranked_files)
         ranked = ranked_pairs(questions, is_binary=run.ranked_binary, most=run.ranked_pairs_per_question, seed=run.seed)
-        pairs = list(ranked)
+        pairs: Sequence[PreferencePair] = kept(ranked, disk)
         if not pairs:
             raise DataError("No question of ranked_files has two answers of different scores; give other files.")
     elif run.sandbox_contrasts:
-        pairs = list(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=PRE_TRAINING_WAYS))
+        pairs = kept(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=PRE_TRAINING_WAYS), disk)
     else:
-        pairs = _some(stored_pairs(store, run.mode, run.tranche), "comparisons to train on")
+        pairs = _some(stored_pairs(store, run.mode, run.tranche, folder=disk), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)
-    training = [pair for pair in training if run.half in (None, half_of(pair))]
+    if run.half is not None:
+        training = picked(training, [place for place, pair in enumerate(training) if half_of(pair) == run.half])
     return _PreferenceData(chosen_for(run, training), held_out)
 
 
-def chosen_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+def chosen_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> Sequence[PreferencePair]:
     """Of the pairs that a run may train on, those that it does: its mix of modes, and at most its `training_pairs`."""
     return some_of(mixed(pairs, run.red_team_share, run.mix_pairs, run.seed), run.training_pairs, run.seed)
 
@@ -297,7 +304,7 @@ def require_free_name(store: Store, name: str, resume: bool) -> None:
         )
 
 
-def _some(pairs: list[PreferencePair], what: str) -> list[PreferencePair]:
+def _some(pairs: Sequence[PreferencePair], what: str) -> Sequence[PreferencePair]:
     if not pairs:
         raise DataError(f"The workspace holds no {what}; import some (prefloop import) or collect them.")
     return pairs

@@ -200,7 +200,7 @@ class _Pairs(NamedTuple):
             and run.tranche in (None, pair.tranche)
             and run.half in (None, half_of(pair))
         ]
-        training = chosen_for(run, training)
+        training = list(chosen_for(run, training))
         if not training or not held_out:
             raise DataError(
                 f"{planned.scan}: {planned.value} leaves {len(training)} comparisons to train on and {len(held_out)} "

@@ -5,7 +5,7 @@ give the same hidden states (a test compares them, gradients too). What is saved
 
 - linear layers run over real tokens alone, in one flat row: no padding to a common length, and the projections that
   read the same input are one product;
-- each tree attends within itself: no mask where it is a plain sequence, none between trees that share a row;
+- attention goes along the branches of the tries, block by block (`trie_attention`);
 - the last layer's queries, output projection and feed-forward run at the places that are read alone;
 - norms, rotation and gate are functions with their gradient written out: fewer passes over memory, fewer tensors kept.
 
@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention
+
+from prefloop.models.trie_attention import FlatTries, block_attention
 
 __all__ = ["LeanLayer", "LeanShape", "attend", "is_lean", "lean_hidden", "lean_layers", "rotary", "rotate"]
 
@@ -95,6 +97,7 @@ class _Trees(NamedTuple):
     flat: Int[Tensor, " T"]
     lengths: list[int]
     masks: list[Bool[Tensor, "column column"] | None]  # None: a plain sequence
+    tries: FlatTries
 
 
 def lean_layers(trunk: Any, dtype: torch.dtype) -> list[LeanLayer]:
@@ -160,9 +163,8 @@ def _layer(
 ) -> Tensor:
     normed = _norm(stream, layer.attention_norm, shape.epsilon, dtype)
     q, k, v = _rotated(linear(normed, layer.qkv, layer.qkv_bias), cos, sin, shape)
-    tree_parts = zip(*(part.split(trees.lengths) for part in (q, k, v)), trees.masks, strict=True)
-    mixed = [attend(query, key, value, mask, shape) for query, key, value, mask in tree_parts]
-    stream = stream + linear(torch.cat(mixed).to(dtype), layer.output, layer.output_bias)
+    mixed = block_attention(q, k, v, trees.tries, shape.scale).flatten(1)
+    stream = stream + linear(mixed.to(dtype), layer.output, layer.output_bias)
     return stream + _feed(stream, layer, shape, dtype)
 
 
@@ -238,7 +240,7 @@ def _trees(batch: Any) -> _Trees:
             is_chain = bool((parents[start + 1 : stop] == column[:-1]).all())
             ends = batch.subtree_ends[row, start:stop]
             masks.append(None if is_chain else (column[:, None] >= column) & (column[:, None] < ends))
-    return _Trees(torch.cat(flat), lengths, masks)
+    return _Trees(torch.cat(flat), lengths, masks, batch.flat_tries(0, len(batch.lengths)))
 
 
 class _Norm(torch.autograd.Function):

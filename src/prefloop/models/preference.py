@@ -29,7 +29,7 @@ from prefloop.models.language import (
     save_model,
     window_tokens,
 )
-from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact
+from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact, take_trie_attention
 from prefloop.models.unshared import GroupedBatch, group, grouped_scores, one_label_head
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
@@ -106,6 +106,7 @@ class PreferenceModel:
         except ModelError as error:
             _log.warning("%s Until then each sequence is computed by itself: exact, and slower.", error)
             return False
+        take_trie_attention(self.trunk)
         return True
 
     @staticmethod

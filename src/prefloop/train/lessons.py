@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefloop.errors import ConfigError, DataError
+from prefloop.pair_file import picked
 from prefloop.schema import GRADES, Mode, PreferencePair
 
 __all__ = ["Lessons", "UsablePairs", "read_worker_weights", "usable_pairs"]
@@ -21,7 +22,7 @@ __all__ = ["Lessons", "UsablePairs", "read_worker_weights", "usable_pairs"]
 class UsablePairs(NamedTuple):
     """Pairs that can teach, and how many could not, by reason."""
 
-    pairs: list[PreferencePair]
+    pairs: Sequence[PreferencePair]
     identical: int
     blank: int
 
@@ -34,21 +35,28 @@ def usable_pairs(pairs: Sequence[PreferencePair]) -> UsablePairs:
     """
     if not pairs:
         raise DataError("There are no pairs to train on; collect or import comparisons, or widen mode and tranche.")
-    different = [pair for pair in pairs if pair.chosen != pair.rejected]
-    if not different:
+    kept: list[int] = []
+    identical = 0
+    for place, pair in enumerate(pairs):
+        if pair.chosen == pair.rejected:
+            identical += 1
+        elif pair.chosen.strip() and pair.rejected.strip():
+            kept.append(place)
+    if identical == len(pairs):
         raise DataError(
             f"All {len(pairs)} pairs have the same text on both sides, so there is nothing to learn; check the import."
         )
-    two_sided = [pair for pair in different if pair.chosen.strip() and pair.rejected.strip()]
-    if not two_sided:
-        raise DataError(f"All {len(different)} pairs have an empty side, so there is nothing to learn; check the data.")
-    return UsablePairs(two_sided, len(pairs) - len(different), len(different) - len(two_sided))
+    if not kept:
+        raise DataError(
+            f"All {len(pairs) - identical} pairs have an empty side, so there is nothing to learn; check the data."
+        )
+    return UsablePairs(picked(pairs, kept), identical, len(pairs) - identical - len(kept))
 
 
 class Lessons(NamedTuple):
     """The usable pairs, and per pair the probability that `chosen` is better and the weight of its loss."""
 
-    pairs: list[PreferencePair]
+    pairs: Sequence[PreferencePair]
     probabilities: list[float]
     weights: list[float]
     dropped_weightless: int
@@ -73,18 +81,19 @@ class Lessons(NamedTuple):
         Errors:
             DataError: every pair has weight 0.
         """
-        raw = [
-            (red_team_weight if pair.mode == Mode.RED_TEAM else 1.0)
-            * (worker_weights or {}).get(pair.worker_id or "", 1.0)
-            for pair in pairs
-        ]
+        raw: list[float] = []
+        probabilities: list[float] = []
+        for pair in pairs:
+            lambda_ = red_team_weight if pair.mode == Mode.RED_TEAM else 1.0
+            raw.append(lambda_ * (worker_weights or {}).get(pair.worker_id or "", 1.0))
+            probabilities.append(_probability(pair.grade, grade_probabilities))
         kept = [place for place, weight in enumerate(raw) if weight > 0]
         if pairs and not kept:
             raise DataError(f"All {len(pairs)} pairs have weight 0, so there is nothing to learn; raise some weights.")
         mean = math.fsum(raw[place] for place in kept) / max(len(kept), 1)
         return cls(
-            [pairs[place] for place in kept],
-            [_probability(pairs[place].grade, grade_probabilities) for place in kept],
+            picked(pairs, kept),
+            [probabilities[place] for place in kept],
             [raw[place] / mean for place in kept],
             len(pairs) - len(kept),
         )

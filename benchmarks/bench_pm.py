@@ -1,0 +1,205 @@
+"""Training a preference model side by side: `train_preference` against the RewardTrainer of TRL 1.16.0.
+
+    python benchmarks/bench_pm.py --data HH_RLHF_FOLDER [--pairs 128] [--rounds 3] [--quick]
+
+Both sides train the same random Llama (17 M parameters, a BPE of 4,096 tokens) on the same ids of the same real pairs,
+a seeded sample over all four tranches whose sides stay under 1,024 tokens: an optimizer step (AdamW, the same settings)
+every 16 pairs, bf16 autocast, no gradient checkpointing. They run in turn, each run in a process of its own, another
+model and other pairs each round; both orders of the pairs are random. TRL gets its own virtual environment, which this
+script makes on first use. After that: TRL with its defaults, and whole conversations of four comparisons each.
+
+The held-out loss of both trained models is computed by the same code in float32 on pairs with other opening turns; the
+interval of its difference is 95% over the rounds (Student's t). `ratio` is that of the medians, `peak_memory_ratio`
+ours over theirs, each less what importing the libraries takes. `peak_share` is the share of the matrix-product peak in
+bf16, measured beside, that our linear layers' arithmetic amounts to. The last line of output is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent / "pm"
+PEER = ("trl==1.16.0", "transformers==5.23.0", "accelerate==1.15.0", "datasets==5.2.0", "torch==2.13.0")
+LEARNING_RATE = 1e-4  # TRL's default
+
+
+def peer_python(folder: Path) -> Path:
+    """The python of TRL's environment; made where there is none."""
+    python = folder / "bin" / "python"
+    if not (folder / "made").exists():
+        print(f"Making {folder} with {' '.join(PEER)} ...", flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEER], check=True)
+        (folder / "made").touch()
+    return python
+
+
+def side(python: Path | str, script: str, folder: Path, save: Path, threads: int, *arguments: str) -> dict[str, Any]:
+    """Runs one side in its own process; its last line is the result."""
+    env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    if script == "peer.py":
+        env.pop("PYTHONPATH", None)
+    command = [str(python), str(HERE / script), str(folder), "--threads", str(threads), "--save", str(save)]
+    rate = ("--learning-rate", str(LEARNING_RATE))
+    done = subprocess.run([*command, *rate, *arguments], env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{script} failed:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def held_out_loss(folder: Path, model: Path) -> float:
+    """Mean loss in nats on pairs that neither side trained on, in float32."""
+    import torch
+
+    from prefloop.losses import preference_losses
+    from prefloop.models.preference import PreferenceModel
+
+    rows = json.loads((folder / "held_out.json").read_text(encoding="utf-8"))
+    scores = PreferenceModel.load(model).score_ids([row[key] for row in rows for key in ("chosen_ids", "rejected_ids")])
+    return float(preference_losses(torch.tensor(scores[0::2]), torch.tensor(scores[1::2])).mean())
+
+
+def peak_flops(threads: int) -> float:
+    """The best of some bf16 matrix products of 1024 and 2048, in operations a second."""
+    import torch
+
+    torch.set_num_threads(threads)
+    best = 0.0
+    for size in (1024, 2048):
+        left, right = torch.randn(size, size).bfloat16(), torch.randn(size, size).bfloat16()
+        for _ in range(12):
+            begin = time.perf_counter()
+            left @ right
+            best = max(best, 2 * size**3 / (time.perf_counter() - begin))
+    return best
+
+
+def linear_parameters(folder: Path) -> int:
+    """Weights that take part in a product for each token: all but the embedding."""
+    from prefloop.models.preference import PreferenceModel
+
+    model = PreferenceModel.load(folder / "start-0")
+    embedding = model.trunk.get_input_embeddings().weight.numel()
+    return sum(parameter.numel() for parameter in model.model.parameters()) - embedding
+
+
+def paired(differences: list[float]) -> tuple[float, float, float]:
+    """Mean and 95% interval by Student's t."""
+    from scipy.stats import t
+
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return mean, -math.inf, math.inf
+    half = float(t.ppf(0.975, len(differences) - 1)) * statistics.stdev(differences) / math.sqrt(len(differences))
+    return mean, mean - half, mean + half
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = os.environ.get("PREFLOOP_DATA_ROOT")
+    parser.add_argument("--data", type=Path, default=Path(root) / "hh-rlhf" if root else None)
+    parser.add_argument("--peer-environment", type=Path, default=HERE.parents[1] / ".venv-trl-1.16.0")
+    parser.add_argument("--pairs", type=int, default=128, help="a round")
+    parser.add_argument("--held-out", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true", help="one round of 48 pairs, nothing else")
+    options = parser.parse_args()
+    if options.data is None or not list(options.data.glob("*.jsonl.gz")):
+        raise SystemExit("--data must be a folder with HH-RLHF's *.jsonl.gz files (or set PREFLOOP_DATA_ROOT).")
+    if options.quick:
+        options.pairs, options.rounds, options.held_out = 48, 1, 64
+    python = peer_python(options.peer_environment)
+    scratch = Path(tempfile.mkdtemp())
+    runs: dict[str, list[dict[str, Any]]] = {}
+    losses: dict[str, list[float]] = {"prefloop": [], "TRL": []}
+    peaks: list[float] = []
+
+    def run(name: str, interpreter: Path | str, script: str, *arguments: str) -> None:
+        one = side(interpreter, script, scratch, scratch / name, options.threads, *arguments)
+        runs.setdefault(name, []).append(one)
+        above = one["peak_mib"] - one["imports_mib"]
+        print(
+            f"{name:26s} {one['pairs']:4d} pairs {one['seconds']:7.2f} s {one['pairs_per_s']:6.2f} pairs/s "
+            f"{above:6.0f} MiB above the imports' {one['imports_mib']:.0f}",
+            flush=True,
+        )
+
+    try:
+        sizes = ("--pairs", options.pairs, "--held-out", options.held_out, "--seeds", options.rounds)
+        prepare = [sys.executable, HERE / "prepare.py", scratch, "--data", options.data, *sizes]
+        subprocess.run([str(part) for part in prepare], check=True, capture_output=True)
+        for seed in range(options.rounds):
+            arguments = ("--data", f"real-{seed}", "--seed", str(seed))
+            run("TRL", python, "peer.py", *arguments)
+            run("prefloop", sys.executable, "ours.py", *arguments)
+            peaks.append(peak_flops(options.threads))
+            for name, values in losses.items():
+                values.append(held_out_loss(scratch, scratch / name))
+        if not options.quick:
+            for _ in range(2):
+                run("TRL, conversations", python, "peer.py", "--data", "conversations")
+                run("prefloop, conversations", sys.executable, "ours.py", "--data", "conversations")
+            run("TRL, its defaults", python, "peer.py", "--data", "real-0", "--defaults")
+        parameters = linear_parameters(scratch)
+    finally:
+        shutil.rmtree(scratch)
+
+    def median(name: str, key: str = "pairs_per_s") -> float:
+        return statistics.median(one[key] for one in runs[name])
+
+    def above_imports(name: str) -> float:
+        return statistics.median(one["peak_mib"] - one["imports_mib"] for one in runs[name])
+
+    difference = paired([ours - theirs for ours, theirs in zip(losses["prefloop"], losses["TRL"], strict=True)])
+    tokens_per_s = statistics.median(one["tokens"] / one["seconds"] for one in runs["prefloop"])
+    peak = statistics.median(peaks)
+    for name, values in losses.items():
+        print(f"held-out loss of {name}: " + ", ".join(f"{value:.4f}" for value in values))
+    result = {
+        "benchmark": "pm",
+        "pairs": options.pairs,
+        "rounds": options.rounds,
+        "threads": options.threads,
+        "ours_pairs_per_s": round(median("prefloop"), 3),
+        "peer_pairs_per_s": round(median("TRL"), 3),
+        "ratio": round(median("prefloop") / median("TRL"), 2),
+        "ratios": [
+            round(ours["pairs_per_s"] / theirs["pairs_per_s"], 2)
+            for ours, theirs in zip(runs["prefloop"], runs["TRL"], strict=True)
+        ],
+        "peak_memory_ratio": round(above_imports("prefloop") / above_imports("TRL"), 3),
+        "ours_whole_call_pairs_per_s": round(options.pairs / median("prefloop", "whole_call_seconds"), 3),
+        "held_out_loss": {name: [round(value, 4) for value in values] for name, values in losses.items()},
+        "held_out_loss_difference": [round(value, 4) for value in difference],
+        "held_out_pairs": options.held_out,
+        "ours_tokens_per_s": round(tokens_per_s),
+        "peak_gflops": round(peak / 1e9),
+        "peak_share": round(6 * parameters * tokens_per_s / peak, 3),
+    }
+    if not options.quick:
+        result |= {
+            "peer_defaults_pairs_per_s": round(median("TRL, its defaults"), 3),
+            "ratio_to_peer_defaults": round(median("prefloop") / median("TRL, its defaults"), 2),
+            "conversations_ours_pairs_per_s": round(median("prefloop, conversations"), 3),
+            "conversations_peer_pairs_per_s": round(median("TRL, conversations"), 3),
+            "conversations_ratio": round(median("prefloop, conversations") / median("TRL, conversations"), 2),
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
