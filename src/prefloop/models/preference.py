@@ -29,7 +29,7 @@ from prefloop.models.language import (
     save_model,
     window_tokens,
 )
-from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact, take_trie_attention
+from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact, runs_flat, take_trie_attention
 from prefloop.models.unshared import GroupedBatch, group, grouped_scores, one_label_head
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 _CLASSIFIER = "ForSequenceClassification"
 _FORMAT = "conversation_format"  # in config.json: how the conversations that it learned from were written
 _NO_LIMIT = 10**9  # tokenizers without a limit give 10^30
+_LONG_ROW, _SHORT_ROW = 2048, 256
 _TOKENS_A_FORWARD = 16_384  # of the sequences before sharing; bounds the memory of scoring
 
 
@@ -70,7 +71,8 @@ class PreferenceModel:
     Args:
         model: loaded by `AutoModelForSequenceClassification`, with one label.
         renderer: its pad token becomes the model's, so that the plain class finds the end of a padded row.
-        row_tokens: budget of a packed row.
+        row_tokens: budget of a packed row; None takes a long one where attention follows the branches of the tries and
+            a short one where it goes over whole rows under a mask.
         max_tokens: longest sequence; defaults to the model's window.
 
     Errors:
@@ -78,7 +80,9 @@ class PreferenceModel:
             them.
     """
 
-    def __init__(self, model: Any, renderer: Renderer, *, row_tokens: int = 256, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, model: Any, renderer: Renderer, *, row_tokens: int | None = None, max_tokens: int | None = None
+    ) -> None:
         self.model: Any = model.eval()  # dropout stays off, in training too
         self.head: torch.nn.Linear = one_label_head(model)
         if self.head.bias is not None:
@@ -87,7 +91,7 @@ class PreferenceModel:
         self.trunk: Any = model.base_model
         self.shares_beginnings: bool = self._can_share()
         self.renderer: Renderer = renderer
-        self.row_tokens: int = row_tokens
+        self.row_tokens: int = row_tokens or (_LONG_ROW if runs_flat(self.trunk) else _SHORT_ROW)
         window = window_tokens(model) if self.shares_beginnings else _plain_window(model, renderer)
         self.max_tokens: int = window if max_tokens is None else min(max_tokens, window)
         made_with = getattr(model.config, _FORMAT, None)
@@ -119,7 +123,7 @@ class PreferenceModel:
         return _architecture(load_config(path)).endswith(_CLASSIFIER)
 
     @classmethod
-    def load(cls, path: str | Path, *, row_tokens: int = 256, max_tokens: int | None = None) -> PreferenceModel:
+    def load(cls, path: str | Path, *, row_tokens: int | None = None, max_tokens: int | None = None) -> PreferenceModel:
         """A PM from a Hugging Face folder or hub id.
 
         Errors:
@@ -138,7 +142,7 @@ class PreferenceModel:
 
     @classmethod
     def from_language_model(
-        cls, path: str | Path, seed: int, *, row_tokens: int = 256, max_tokens: int | None = None
+        cls, path: str | Path, seed: int, *, row_tokens: int | None = None, max_tokens: int | None = None
     ) -> PreferenceModel:
         """The trunk of a causal language model or an encoder under a fresh head, normal with std 1 / sqrt(hidden + 1).
 

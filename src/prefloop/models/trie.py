@@ -29,7 +29,7 @@ from prefloop.models.lean import is_lean, lean_hidden
 from prefloop.models.packing import PackedBatch, pack
 from prefloop.models.trie_attention import TRIE
 
-__all__ = ["PackedBatch", "pack", "packed_hidden", "require_exact", "take_trie_attention"]
+__all__ = ["PackedBatch", "pack", "packed_hidden", "require_exact", "runs_flat", "take_trie_attention"]
 
 _FILL = 0.7  # rows are run together while the shortest fills this share of the longest
 
@@ -97,14 +97,16 @@ def ancestor_mask(subtree_ends: Int[Tensor, "row column"]) -> Bool[Tensor, "row 
     return ((query >= key) & (query < subtree_ends[:, None, :]))[:, None]
 
 
-def take_trie_attention(trunk: Any) -> bool:
-    """Gives a trunk the attention `TRIE` where it takes it and stays exact; else leaves it as it was.
+def runs_flat(trunk: Any) -> bool:
+    """Whether tries run end to end in one row, with attention along their branches and without a mask."""
+    return is_lean(trunk) or bool(trunk.config._attn_implementation == TRIE)
 
-    A Llama on a CPU needs none. Without it a trunk that passes `require_exact` computes whole rows under a mask.
-    """
+
+def take_trie_attention(trunk: Any) -> bool:
+    """Makes a trunk run flat where it stays exact so; else leaves it as it was: whole rows under a mask."""
     before = trunk.config._attn_implementation
-    if is_lean(trunk) or before == TRIE:
-        return before == TRIE
+    if runs_flat(trunk):
+        return True
     try:
         trunk.set_attn_implementation(TRIE)
         require_exact(trunk)

@@ -102,7 +102,9 @@ class PreferenceRun(Config):
         0.0, ge=0.0, lt=1.0, description="of the start's weights in the written model: few judgments forget less"
     )
     max_context_tokens: int = Field(1024, ge=8, description="conversation and reply; the oldest turns are dropped")
-    row_tokens: int = Field(256, ge=16, description="length of a packed row; short rows are cheap on a CPU")
+    row_tokens: int | None = Field(
+        None, ge=16, description="length of a packed row; empty: long, or short where attention needs a mask"
+    )
     tokens_per_forward: int = Field(
         16_384, ge=16, description="tokens (before sharing) computed at once: memory, never the result"
     )
