@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ print(
             "seconds": seconds,
             "pairs": trained.pairs,
             "pairs_per_s": trained.pairs / seconds,
+            "step_seconds": [round(stop - start, 2) for start, stop in pairwise(times)],
             "whole_call_seconds": whole,
             "tokens": sum(row["preference/tokens"] for row in metrics),
             "peak_mib": peak_mib(),

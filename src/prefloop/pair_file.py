@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -52,18 +53,20 @@ class PairFile(_Picked):
 
     def __init__(self, pairs: Iterable[PreferencePair], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as this object
         ends = [0]
-        for pair in pairs:
-            ends.append(ends[-1] + self._file.write(pair.model_dump_json(exclude_defaults=True).encode()))
-        self._file.flush()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for pair in pairs:
+                ends.append(ends[-1] + file.write(pair.model_dump_json(exclude_defaults=True).encode()))
+            file.flush()
+            self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
         self._ends = np.array(ends, dtype=np.int64)
         super().__init__(self, np.arange(len(ends) - 1))
 
     def read(self, place: int) -> PreferencePair:
         """The pair at a place, as it was written. Threads may share the file."""
         start, stop = int(self._ends[place]), int(self._ends[place + 1])
-        return PreferencePair.model_validate_json(os.pread(self._file.fileno(), stop - start, start))
+        return PreferencePair.model_validate_json(os.pread(self._descriptor, stop - start, start))
 
 
 def picked(pairs: Sequence[PreferencePair], places: Iterable[int]) -> Sequence[PreferencePair]:

@@ -26,7 +26,14 @@ from transformers import (
 )
 
 from prefloop.errors import DataError, ModelError
-from prefloop.models.trie import PackedBatch, ancestor_mask, pack, packed_hidden, require_exact
+from prefloop.models.trie import (
+    PackedBatch,
+    ancestor_mask,
+    pack,
+    packed_hidden,
+    require_exact,
+    take_trie_attention,
+)
 
 SMALL = {
     "vocab_size": 50,
@@ -139,9 +146,14 @@ def test_no_row_holds_a_token_twice(parts: list[list[list[int]]], row_tokens: in
         assert len(set(nodes)) == length
 
 
+@pytest.mark.parametrize("runs", ["flat", "under a mask"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_scores_and_gradients_equal_the_plain_forward(name: str) -> None:
+def test_scores_and_gradients_equal_the_plain_forward(name: str, runs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trunk(name)
+    if runs == "flat":
+        assert take_trie_attention(model)
+    else:
+        monkeypatch.setattr("prefloop.models.trie.is_lean", lambda _: False)
     torch.manual_seed(2)
     context = torch.randint(2, 50, (20,)).tolist()
     sequences = [
@@ -180,6 +192,18 @@ def test_eager_attention_gives_the_same() -> None:
         sdpa = packed_hidden(model, batch, batch.read_index)
         model.set_attn_implementation("eager")
         torch.testing.assert_close(packed_hidden(model, batch, batch.read_index), sdpa, rtol=1e-5, atol=1e-5)
+
+
+def test_flat_attention_is_taken_where_it_is_exact_and_left_where_it_is_not() -> None:
+    gpt2, eager = trunk("gpt2"), trunk("gpt2")
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    before = gpt2(input_ids=ids).last_hidden_state
+    assert take_trie_attention(gpt2)
+    torch.testing.assert_close(gpt2(input_ids=ids).last_hidden_state, before)  # without tries it is ordinary attention
+    hidden = eager.h[0].attn.forward
+    eager.h[0].attn.forward = lambda *given, trie=None, **more: hidden(*given, **more)  # drops what it does not know
+    assert not take_trie_attention(eager)
+    assert eager.config._attn_implementation == "sdpa"
 
 
 def test_exactness_is_proven_or_refused() -> None:

@@ -24,6 +24,7 @@ from prefloop.errors import DataError, TrainingError
 from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.language import load_language_model, new_llama, save_model, train_tokenizer
 from prefloop.models.preference import PreferenceModel
+from prefloop.pair_file import PairFile
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, PreferencePair
 from prefloop.train.preference import (
@@ -192,6 +193,17 @@ def test_resumed_equals_uninterrupted(start: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="other pairs or weights"):
         train(run, pairs[:-1], tmp_path / "parts", resume=True)
+
+
+def test_pairs_on_disk_train_to_the_same_numbers(start: Path, tmp_path: Path) -> None:
+    pairs = make_pairs(12, seed=4)
+    same = pairs[3].model_copy(update={"rejected": pairs[3].chosen})
+    given = [*pairs, same]
+    run = settings_for(start, red_team_weight=0.5, grade_probabilities=(0.9,))
+    in_memory, usual = train(run, given, tmp_path / "memory", held_out=pairs[:4])
+    on_disk, other = train(run, PairFile(given, tmp_path), tmp_path / "disk", held_out=PairFile(pairs[:4], tmp_path))
+    assert other.metrics() == usual.metrics()
+    assert on_disk[2:] == in_memory[2:]
 
 
 def test_killed_run_resumes_to_the_same_numbers(start: Path, tmp_path: Path) -> None:

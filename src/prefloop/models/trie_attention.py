@@ -141,7 +141,10 @@ def block_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    out: Tensor = _BlockAttention.apply(query.float(), key.float(), value.float(), tries, scale)  # type: ignore[no-untyped-call]
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
+            query.float(), key.float(), value.float(), tries, scale
+        )
     return out
 
 
@@ -165,8 +168,13 @@ class _BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast("cpu", enabled=False):  # where the caller's is on around backward
+            return _BlockAttention._backward(ctx, gradients[0].float())
+
+    @staticmethod
+    def _backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *weights = ctx.saved_tensors
-        given = gradients[0].transpose(0, 1)
+        given = given.transpose(0, 1)
         flat = [torch.zeros(one.shape[1], one.shape[0], one.shape[2]) for one in (query, key, value)]
         of_query, of_key, of_value = (one.transpose(0, 1) for one in flat)
         for place, (block, mask) in enumerate(zip(ctx.tries.blocks, ctx.tries.masks, strict=True)):
@@ -231,9 +239,8 @@ def _attention(
             raise ModelError(f"Attention with {name} cannot share beginnings; take a causal model without it.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.device.type == "cpu":
-        with torch.autocast("cpu", enabled=False):
-            query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))
-            return block_attention(query, key, value, trie, scale)[None], None
+        query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))
+        return block_attention(query, key, value, trie, scale)[None], None
     grouped = query.shape[1] != key.shape[1]
     mixed = _flex()(query, key.to(value.dtype), value, block_mask=trie.block_mask, scale=scale, enable_gqa=grouped)
     return mixed.transpose(1, 2).contiguous(), None
