@@ -44,7 +44,7 @@ def write_pairs(file: Path, count: int) -> None:
 def write_model(folder: Path) -> None:
     from prefloop.models.language import new_llama, save_model, train_tokenizer
 
-    tokenizer = train_tokenizer([" ".join(WORDS) + " please 0123456789"] * 20, 400)
+    tokenizer = train_tokenizer([" ".join(WORDS) + " please 0123456789"] * 20, 800)
     save_model(new_llama(tokenizer, hidden=32, layers=1, heads=1, window_tokens=256, seed=0), tokenizer, folder)
 
 
@@ -72,8 +72,8 @@ def measure(folder: Path, count: int) -> dict[str, dict[str, float]]:
     workspace, file = folder / f"workspace-{count}", folder / f"pairs-{count}.jsonl"
     write_pairs(file, count)
     (folder / "run.toml").write_text(
-        f'name = "streamed"\nstart = "{folder / "start"}"\nheld_out_share = 0.1\npairs_per_step = 64\n'
-        'dtype = "float32"\ncheckpoint_every_steps = 1000\n'
+        f'name = "streamed"\nstart = "{folder / "start"}"\nheld_out_share = 0.1\npairs_per_step = 256\n'
+        'dtype = "float32"\ncheckpoint_every_steps = 100\n'
     )
     at = ("--workspace", str(workspace))
     commands = {

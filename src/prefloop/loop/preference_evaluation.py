@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 from prefloop.errors import ConfigError, DataError
 from prefloop.evals import PreferenceEvaluation, TfidfRegression, evaluate_preference
-from prefloop.loop.data import split, stored_pairs
+from prefloop.loop.data import evenly, split, stored_pairs
 from prefloop.loop.runs import load_preference_model
 from prefloop.schema import Mode, PreferencePair, Scorer, Tranche
 from prefloop.store import Store
 from prefloop.store.formats import read_comparisons
 from prefloop.workspace import Workspace
+
+_MOST_PAIRS = 20_000  # that a TF-IDF regression learns from: its memory grows with them
 
 
 class Evaluated(NamedTuple):
@@ -83,11 +85,12 @@ def evaluate_models(
 
 
 def word_regressions(training: Sequence[PreferencePair]) -> dict[Mode | None, Scorer]:
-    """One of all pairs, and one for each mode that has enough of them."""
-    regressions: dict[Mode | None, Scorer] = {None: TfidfRegression(training)}
+    """One of all pairs, and one for each mode that has enough of them; of many pairs an even sample is taken."""
+    taken = evenly(training, _MOST_PAIRS)
+    regressions: dict[Mode | None, Scorer] = {None: TfidfRegression(taken)}
     for mode in Mode:
         with contextlib.suppress(DataError):  # too few pairs of this mode: that of all stands in
-            regressions[mode] = TfidfRegression([pair for pair in training if pair.mode == mode])
+            regressions[mode] = TfidfRegression([pair for pair in taken if pair.mode == mode])
     return regressions
 
 
