@@ -27,7 +27,7 @@ from prefloop.models.responses import same_tokens
 from prefloop.models.sampling import TorchSampler
 from prefloop.sandbox import Gold, Population, draw_prompts, is_harmful, world
 from prefloop.sandbox.limits import known_pairs
-from prefloop.schema import Mode, SamplingSettings
+from prefloop.schema import Mode, PreferencePair, SamplingSettings
 from prefloop.store import Store
 from prefloop.workspace import Workspace
 
@@ -115,9 +115,12 @@ def compare_policies(
     update: dict[str, object] = {}
     if model in ids and base in ids:
         update["people"] = people_win_rate(store.pairs(), ids[model], ids[base])
+    held_out: Sequence[PreferencePair]
     if is_sandbox:  # judged afresh: PMs of a round have seen every comparison of the workspace
         sampler, people = TorchSampler(start.model, start.renderer, base), Population(seed=seed).traits()
-        held_out = [known.pair for known in known_pairs(sampler, start.renderer, world(), found.contexts, people, seed)]
+        held_out: Sequence[PreferencePair] = [
+            known.pair for known in known_pairs(sampler, start.renderer, world(), found.contexts, people, seed)
+        ]
     else:
         held_out = split(stored_pairs(store), HELD_OUT_SHARE).held_out
     if held_out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefloop.errors import DataError
@@ -11,7 +12,7 @@ from prefloop.schema import Message, Mode, PreferencePair
 from prefloop.train.prompt_mix import PromptMix, mixed_prompts
 
 
-def training_prompts(pairs: list[PreferencePair], mix: PromptMix, seed: int) -> list[Context]:
+def training_prompts(pairs: Sequence[PreferencePair], mix: PromptMix, seed: int) -> list[Context]:
     """The contexts of the training split and the generated prompts, in the shares of the run (paper 4.1, B.1).
 
     Errors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from prefloop.loop.data import split, stored_pairs
@@ -46,6 +47,6 @@ def run_prompts(workspace: Workspace, run: PromptsRun) -> dict[str, Any]:
     return result
 
 
-def _openings(pairs: list[PreferencePair]) -> list[str]:
+def _openings(pairs: Sequence[PreferencePair]) -> list[str]:
     """The different first messages, in their order."""
     return list(dict.fromkeys(pair.context[0].text for pair in pairs if pair.context[0].role == "user"))
