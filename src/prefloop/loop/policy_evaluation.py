@@ -118,9 +118,7 @@ def compare_policies(
     held_out: Sequence[PreferencePair]
     if is_sandbox:  # judged afresh: PMs of a round have seen every comparison of the workspace
         sampler, people = TorchSampler(start.model, start.renderer, base), Population(seed=seed).traits()
-        held_out: Sequence[PreferencePair] = [
-            known.pair for known in known_pairs(sampler, start.renderer, world(), found.contexts, people, seed)
-        ]
+        held_out = [known.pair for known in known_pairs(sampler, start.renderer, world(), found.contexts, people, seed)]
     else:
         held_out = split(stored_pairs(store), HELD_OUT_SHARE).held_out
     if held_out:

@@ -192,7 +192,7 @@ class _PolicyData(NamedTuple):
     """A policy run with its models found; its training pairs, prompts and evaluation prompts."""
 
     run: PolicyRun
-    training: list[PreferencePair]
+    training: Sequence[PreferencePair]
     prompts: list[tuple[Message, ...]]
     evaluation: list[tuple[Message, ...]]
 
