@@ -37,7 +37,8 @@ class Asking(Database):
                 conversation = add_message(unit, message)
             else:
                 conversation = add_message(unit, message.model_copy(update={"parent_id": reply.id}), "assistant")
-            is_its_context = (message.id, "user") == (comparison.context_message_id, message.role)
+            asked = (comparison.context_message_id, comparison.conversation_id)
+            is_its_context = message.role == "user" and asked == (message.id, message.conversation_id)
             add_comparison(unit, comparison, place_seconds, conversation if is_its_context else None)
             return reply
 
