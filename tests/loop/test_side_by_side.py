@@ -21,6 +21,16 @@ def told(place: int, number: int) -> tuple[int, int, int]:
     return place, number, os.getpid()
 
 
+def meets(place: int, number: int, folder: str) -> tuple[int, int, int]:
+    """Ends only when both have begun, so that one process cannot do the work of two."""
+    Path(folder, str(place)).touch()
+    deadline = time.monotonic() + 120
+    while len(os.listdir(folder)) < 2:
+        assert time.monotonic() < deadline, "the other one never began"
+        time.sleep(0.01)
+    return told(place, number)
+
+
 def refused(place: int, number: int) -> int:
     raise DataError(f"{number} is refused.")
 
@@ -35,8 +45,8 @@ def sleeps(place: int, folder: str) -> None:
 
 
 @two_cores
-def test_results_come_in_order_from_processes_of_their_own() -> None:
-    one, two = side_by_side(told, [(10,), (20,)])
+def test_results_come_in_order_from_processes_of_their_own(tmp_path: Path) -> None:
+    one, two = side_by_side(meets, [(10, str(tmp_path)), (20, str(tmp_path))])
     assert (one[:2], two[:2]) == ((0, 10), (1, 20))
     assert len({one[2], two[2], os.getpid()}) == 3
 

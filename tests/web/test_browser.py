@@ -327,7 +327,7 @@ def test_the_researchers_page_keeps_itself_fresh(live_server: LiveServer, open_p
     assert overflow(page) <= 0
     live_server.store.set_study_state(study.id, "paused")
     page.wait_for_selector(".study-head .state:has-text('paused')")
-    page.click("text=Make a link")
+    page.click("text=Make links")
     assert "/join/" in page.inner_text(".link-box")
     assert overflow(page) <= 0
 

@@ -119,11 +119,10 @@ async def _add_provisional(
     judgment = await shared.turns.own_judgment(last)
     side = continued_side(study, last, judgment)
     edit = standing.edit(last.response(side))
-    reply = last.response(side).text
-    if edit is not None and goes_on_with_edits(study):
-        reply = await shared.turns.edited_text(edit)
+    is_edited = edit is not None and goes_on_with_edits(study)
+    reply = await shared.turns.edited_text(edit) if edit is not None and is_edited else last.response(side).text
     provisional = TreeMessage(conversation_id=last.conversation_id, role="assistant", text=reply)
-    message = {**messages_shown([provisional])[0], "provisional": True, "is_edited": edit is not None}
+    message = {**messages_shown([provisional])[0], "provisional": True, "is_edited": is_edited}
     state["messages"].append(message)
     state["judged"] = {
         "comparison_id": last.id,
