@@ -411,7 +411,11 @@ class ResponderEvent(Noun):
 class Responder(Protocol):
     """Events out: a served model behind any OpenAI-compatible address."""
 
-    def stream(self, request: ResponderRequest) -> AsyncIterator[ResponderEvent]: ...
+    def stream(self, request: ResponderRequest) -> AsyncIterator[ResponderEvent]:
+        """The reply as it comes. Text that arrived since the last event is one event: the page asks for the next one
+        no more often than it shows one.
+        """
+        ...
 
     async def models(self) -> list[str]:
         """The names that the server lists."""

@@ -90,7 +90,7 @@ class FakeResponder:
 
     def _words(self, request: ResponderRequest) -> list[str]:
         if self.text is not None:
-            return [self.text[i : i + 7] for i in range(0, len(self.text), 7)]
+            return [self.text[i : i + 61] for i in range(0, len(self.text), 61)]  # cuts words, tags and links in two
         return [f"{'' if i == 0 else ' '}{request.model}{request.seed}-{i}" for i in range(self.words)]
 
 
