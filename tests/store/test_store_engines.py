@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,23 @@ def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
         for store in pool.map(lambda _: Store.open(url), range(4)):
             assert store.events() == []
             store.close()
+
+
+def test_a_new_file_that_somebody_writes_to_is_waited_for(tmp_path: Path) -> None:
+    """SQLite refuses the change to a write-ahead log at once while another process holds the file."""
+    file = tmp_path / "new.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        sqlite3.connect(file).execute("PRAGMA journal_mode=WAL")
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(Store.open, f"sqlite:///{file}")
+        with pytest.raises(TimeoutError):
+            opened.result(0.3)
+        other.execute("COMMIT")
+        other.close()
+        with opened.result(30) as store:
+            assert store.events() == []
 
 
 def test_sqlite_is_durable_and_its_readers_cannot_write(sqlite_url: str) -> None:

@@ -7,11 +7,12 @@ cannot write (SQLite) or runs a plain transaction (PostgreSQL). Generation never
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from sqlite3 import DatabaseError as SqliteError
+from time import monotonic, sleep
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, insert, make_url, text
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_SECONDS = 60
 """How long a write waits for another process, a long import say, that writes to the same SQLite file."""
+_BUSY_PAUSE_SECONDS = 0.02
 _EVENTS_LOCK = 0x70726566  # advisory lock on PostgreSQL: events get their numbers in order of commit
 _RETRIES = 5
 _RETRY_STATES = ("40001", "40P01")  # serialization failure, deadlock
@@ -81,7 +83,7 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 migrations.upgrade(connection)
-        except (DBAPIError, SqliteError, UnavailableError) as error:
+        except (DBAPIError, sqlite3.DatabaseError, UnavailableError) as error:
             self.close()
             if isinstance(error, UnavailableError):
                 raise
@@ -200,9 +202,9 @@ def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
     arguments = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
     writer = create_engine(url, json_serializer=_dumps, connect_args=arguments, pool_size=1, max_overflow=0)
     reader = create_engine(url, json_serializer=_dumps, connect_args=arguments, pool_size=10, max_overflow=20)
-    pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
-    _prepare(writer, (*pragmas, "wal_autocheckpoint=8000"), "BEGIN IMMEDIATE")
-    _prepare(reader, ("foreign_keys=ON", "query_only=ON"), "BEGIN")
+    durable = ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=8000")
+    _prepare(writer, ("foreign_keys=ON", *durable), "IMMEDIATE")
+    _prepare(reader, ("foreign_keys=ON", "query_only=ON"), "DEFERRED")
     return writer, reader
 
 
@@ -211,11 +213,24 @@ def _prepare(engine: Engine, pragmas: tuple[str, ...], begin: str) -> None:
     def _connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN is off; ours below says which kind it is
         for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}")
+            _patiently(connection, f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        connection.exec_driver_sql(f"BEGIN {begin}")
+
+
+def _patiently(connection: sqlite3.Connection, statement: str) -> None:
+    """Runs it again while somebody writes: SQLite's own busy timeout does not cover the change to a write-ahead log."""
+    deadline = monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > deadline:
+                raise
+        sleep(_BUSY_PAUSE_SECONDS)
 
 
 def _cannot_open(url: URL, error: Exception) -> UnavailableError:
