@@ -97,6 +97,15 @@ def test_what_is_saved_loads_again(tokenizer: Any, tmp_path: Path, dtype: torch.
             assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)
 
 
+def test_loaded_weights_begin_where_torch_puts_its_own(tokenizer: Any, tmp_path: Path) -> None:
+    """A file has them at any eighth byte, and products of few rows depend on it."""
+    path = save_model(tiny(tokenizer), tokenizer, tmp_path / "model")
+    with (path / "model.safetensors").open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    assert (8 + header) % 16  # the file has them elsewhere
+    assert {tensor.data_ptr() % 64 for tensor in load_language_model(path).model.parameters()} == {0}
+
+
 def test_saving_again_replaces_the_folder(tokenizer: Any, tmp_path: Path) -> None:
     path = save_model(tiny(tokenizer), tokenizer, tmp_path / "model")
     (path / "left_over.txt").touch()

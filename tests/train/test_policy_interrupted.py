@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from test_train_policy import _one_thread as _one_thread  # a fork of a process with several threads may hang
 from test_train_policy import lasting, models, quiet, settings, train
 from test_train_policy import rollout as rollout
 

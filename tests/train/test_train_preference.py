@@ -100,9 +100,8 @@ def test_it_learns_and_the_saved_model_scores_the_same(start: Path, tmp_path: Pa
     assert rows[0]["preference/tokens_shared"] > 0.3
     assert (result.steps, result.pairs, result.dropped_long_pairs, result.dropped_turns) == (25, 200, 0, 0)
     conversations = [[*pair.context, Message(role="assistant", text=pair.chosen)] for pair in held_out[:5]]
-    # Weights in a mapped file lie elsewhere in memory, and products may be summed in another order there.
-    again = PreferenceModel.load(result.path).score(conversations)
-    assert again == pytest.approx(result.model.score(conversations), rel=1e-6)
+    for few in (conversations, conversations[:1]):  # of few rows, products depend on where the weights lie in memory
+        assert PreferenceModel.load(result.path).score(few) == result.model.score(few)
 
 
 def test_first_step_by_hand(start: Path, tmp_path: Path) -> None:
@@ -195,6 +194,25 @@ def test_resumed_equals_uninterrupted(start: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="other pairs or weights"):
         train(run, pairs[:-1], tmp_path / "parts", resume=True)
+
+
+def test_a_run_goes_on_with_the_threads_that_it_began_with(start: Path, tmp_path: Path) -> None:
+    run, pairs = settings_for(start, checkpoint_every_steps=1), make_pairs(8, seed=3)
+    before, seen = torch.get_num_threads(), []
+
+    def watched(steps: Any, **settings: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return quiet(steps, **settings)
+
+    folder = RunFolder.create(tmp_path, "preference", run)
+    try:
+        for threads, resume in ((2, False), (1, True)):
+            torch.set_num_threads(threads)
+            train_preference(run, pairs, folder, resume=resume, progress=watched)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 2]
 
 
 def test_pairs_on_disk_train_to_the_same_numbers(start: Path, tmp_path: Path) -> None:

@@ -25,7 +25,13 @@ from tqdm import tqdm
 from prefloop.config import NAME, Config
 from prefloop.errors import ConfigError, DataError, TrainingError
 from prefloop.losses import distill_losses
-from prefloop.models.checkpoint import latest_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
+from prefloop.models.checkpoint import (
+    latest_checkpoint,
+    load_optimizer_state,
+    optimizer_state,
+    own_threads_afterwards,
+    save_checkpoint,
+)
 from prefloop.models.language import LanguageModel, load_language_model, save_model, window_tokens
 from prefloop.models.responses import same_tokens
 from prefloop.models.trie import pack, packed_hidden, require_exact
@@ -92,6 +98,7 @@ class DistillResult(NamedTuple):
     report: Path
 
 
+@own_threads_afterwards()
 def train_distillation(
     run: DistillRun,
     prompt: Sequence[Message],
@@ -138,6 +145,7 @@ def train_distillation(
     total = run.epochs * steps_per_epoch
     first_step = 0
     if resume and (checkpoint := latest_checkpoint(folder.checkpoints)) is not None:
+        checkpoint.take_threads()
         model.load_state_dict(checkpoint.part("model"), strict=False)
         load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
         first_step = checkpoint.step

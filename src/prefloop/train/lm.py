@@ -23,7 +23,13 @@ from tqdm import tqdm
 
 from prefloop.config import NAME, Config
 from prefloop.errors import DataError, TrainingError
-from prefloop.models.checkpoint import latest_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
+from prefloop.models.checkpoint import (
+    latest_checkpoint,
+    load_optimizer_state,
+    optimizer_state,
+    own_threads_afterwards,
+    save_checkpoint,
+)
 from prefloop.models.language import (
     LanguageModel,
     load_language_model,
@@ -96,6 +102,7 @@ class LanguageRun(Config):
     seed: int = Field(0, description="of weights, texts and order")
 
 
+@own_threads_afterwards()
 def train_language_model(
     run: LanguageRun,
     conversations: Sequence[Conversation],
@@ -128,6 +135,7 @@ def train_language_model(
     order = _Order(len(texts), run.seed)
     first_step = 0
     if resume and (checkpoint := latest_checkpoint(folder.checkpoints)) is not None:
+        checkpoint.take_threads()
         model.load_state_dict(checkpoint.part("model"), strict=False)
         load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
         order.load(checkpoint.state["order"])

@@ -135,7 +135,7 @@ def train_policy(
             _log.warning("%s at %d episodes: %s", name, episodes, reason)
             folder.log({"step": step, "episodes": episodes, "alarm/name": name, "alarm/reason": reason})
 
-    with run_workers(run, device, processes) as workers, processes.own_folder(folder) as folder:
+    with run_workers(run, device, processes, checkpoint) as workers, processes.own_folder(folder) as folder:
 
         def evaluate(episodes: int, path: Path) -> Evaluated:
             seed = derived_seed(run.seed, "evaluation")  # the same at every snapshot
@@ -252,6 +252,7 @@ def train_policy(
                 tensors, optimizers = learner.state()
                 facts = {
                     "batch": done,
+                    "workers": workers.count,
                     "score_scale": [mean, std],
                     "kl_coefficient": kl_coefficient,
                     "snapshots": [snapshot.model_dump(mode="json") for snapshot in snapshots],

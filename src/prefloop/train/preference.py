@@ -28,7 +28,13 @@ from tqdm import tqdm
 from prefloop.config import NAME, Config
 from prefloop.errors import DataError, TrainingError
 from prefloop.losses import preference_losses
-from prefloop.models.checkpoint import latest_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
+from prefloop.models.checkpoint import (
+    latest_checkpoint,
+    load_optimizer_state,
+    optimizer_state,
+    own_threads_afterwards,
+    save_checkpoint,
+)
 from prefloop.models.preference import PreferenceModel, conversation_key
 from prefloop.runs import RunFolder
 from prefloop.schema import Mode, PreferencePair, Tranche
@@ -138,6 +144,7 @@ class PreferenceTraining(NamedTuple):
     dropped_weightless_pairs: int
 
 
+@own_threads_afterwards()
 def train_preference(
     run: PreferenceRun,
     pairs: Sequence[PreferencePair],
@@ -177,6 +184,7 @@ def train_preference(
                 f"{folder.path} was started on other pairs or weights than these {len(lessons.pairs)}; resume it "
                 "with its own data, or start a new run."
             )
+        checkpoint.take_threads()
         model.model.load_state_dict(checkpoint.part("model"))
         load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
         counts, first_step, last_saved = checkpoint.state["counts"], checkpoint.step, checkpoint.path
