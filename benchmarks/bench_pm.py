@@ -26,38 +26,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 from typing import Any
+
+from peers import peer_python, side
 
 HERE = Path(__file__).parent / "pm"
 PEER = ("trl==1.16.0", "transformers==5.23.0", "accelerate==1.15.0", "datasets==5.2.0", "torch==2.13.0")
 LEARNING_RATE = 1e-4  # TRL's default
-
-
-def peer_python(folder: Path) -> Path:
-    """The python of TRL's environment; made where there is none."""
-    python = folder / "bin" / "python"
-    if not (folder / "made").exists():
-        print(f"Making {folder} with {' '.join(PEER)} ...", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEER], check=True)
-        (folder / "made").touch()
-    return python
-
-
-def side(python: Path | str, script: str, folder: Path, save: Path, threads: int, *arguments: str) -> dict[str, Any]:
-    """Runs one side in its own process; its last line is the result."""
-    env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    if script == "peer.py":
-        env.pop("PYTHONPATH", None)
-    command = [str(python), str(HERE / script), str(folder), "--threads", str(threads), "--save", str(save)]
-    rate = ("--learning-rate", str(LEARNING_RATE))
-    done = subprocess.run([*command, *rate, *arguments], env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{script} failed:\n{done.stderr[-3000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
 
 
 def held_out_loss(folder: Path, model: Path) -> float:
@@ -122,14 +98,15 @@ def main() -> None:
         raise SystemExit("--data must be a folder with HH-RLHF's *.jsonl.gz files (or set PREFLOOP_DATA_ROOT).")
     if options.quick:
         options.pairs, options.rounds, options.held_out = 48, 1, 64
-    python = peer_python(options.peer_environment)
+    python = peer_python(options.peer_environment, PEER)
     scratch = Path(tempfile.mkdtemp())
     runs: dict[str, list[dict[str, Any]]] = {}
     losses: dict[str, list[float]] = {"prefloop": [], "TRL": []}
     peaks: list[float] = []
 
     def run(name: str, interpreter: Path | str, script: str, *arguments: str) -> None:
-        one = side(interpreter, script, scratch, scratch / name, options.threads, *arguments)
+        common = (scratch, "--save", scratch / name, "--learning-rate", str(LEARNING_RATE))
+        one = side(interpreter, HERE / script, options.threads, *common, *arguments)
         runs.setdefault(name, []).append(one)
         above = one["peak_mib"] - one["imports_mib"]
         print(
@@ -140,7 +117,7 @@ def main() -> None:
 
     try:
         sizes = ("--pairs", options.pairs, "--held-out", options.held_out, "--seeds", options.rounds)
-        prepare = [sys.executable, HERE / "prepare.py", scratch, "--data", options.data, *sizes]
+        prepare = [sys.executable, HERE.parent / "prepare_pm.py", scratch, "--data", options.data, *sizes]
         subprocess.run([str(part) for part in prepare], check=True, capture_output=True)
         for seed in range(options.rounds):
             arguments = ("--data", f"real-{seed}", "--seed", str(seed))

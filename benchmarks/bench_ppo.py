@@ -23,38 +23,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 from typing import Any
+
+from peers import peer_python, side
 
 HERE = Path(__file__).parent / "ppo"
 PEER = ("trl==1.12.0", "transformers==5.23.0", "accelerate==1.15.0", "datasets==5.2.0", "torch==2.13.0")
 DTYPES = {"prefloop bf16": "bfloat16", "prefloop fp32": "float32"}
 GAIN_SETTINGS = ("--learning-rate", "2e-4", "--kl-coefficient", "0.05")
-
-
-def peer_python(folder: Path) -> Path:
-    """The python of TRL's environment; made where there is none."""
-    python = folder / "bin" / "python"
-    if not (folder / "made").exists():
-        print(f"Making {folder} with {' '.join(PEER)} ...", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEER], check=True)
-        (folder / "made").touch()
-    return python
-
-
-def side(python: Path | str, script: str, folder: Path, threads: int, *arguments: str) -> dict[str, Any]:
-    """Runs one side in its own process; its last line is the result."""
-    env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    if script == "peer.py":
-        env.pop("PYTHONPATH", None)
-    command = [str(python), str(HERE / script), str(folder), "--threads", str(threads), *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{script} failed:\n{done.stderr[-3000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
 
 
 def pm_scores(folder: Path, policies: dict[str, Path]) -> dict[str, float]:
@@ -81,7 +58,7 @@ def pm_scores(folder: Path, policies: dict[str, Path]) -> dict[str, float]:
 def gain(python: Path, scratch: Path, threads: int, batches: int) -> dict[str, float]:
     """Rise of the PM's score in the tiny world per minute of training, both sides with the same settings."""
     world_folder = scratch / "sandbox"
-    prepare = [sys.executable, str(HERE / "prepare.py"), str(world_folder), "--sandbox"]
+    prepare = [sys.executable, str(HERE.parent / "prepare_ppo.py"), str(world_folder), "--sandbox"]
     subprocess.run([*prepare, "--prompts", str(64 * batches)], check=True, capture_output=True)
     policies = {"start": world_folder / "policy"}
     minutes = {}
@@ -91,7 +68,7 @@ def gain(python: Path, scratch: Path, threads: int, batches: int) -> dict[str, f
     }.items():
         policies[name] = scratch / f"trained-{name}"
         arguments = (*GAIN_SETTINGS, *extra, "--batches", str(batches), "--save", str(policies[name]))
-        minutes[name] = side(interpreter, script, world_folder, threads, *arguments)["seconds"] / 60
+        minutes[name] = side(interpreter, HERE / script, threads, world_folder, *arguments)["seconds"] / 60
     means = pm_scores(world_folder, policies)
     result = {f"{name}_gain": round(means[name] - means["start"], 3) for name in minutes}
     return result | {
@@ -112,10 +89,16 @@ def main() -> None:
     options = parser.parse_args()
     if options.data is None or not list(options.data.glob("*.jsonl.gz")):
         raise SystemExit("--data must be a folder with HH-RLHF's *.jsonl.gz files (or set PREFLOOP_DATA_ROOT).")
-    python = peer_python(options.peer_environment)
+    python = peer_python(options.peer_environment, PEER)
     scratch = Path(tempfile.mkdtemp())
     try:
-        prepare = [sys.executable, str(HERE / "prepare.py"), str(scratch / "models"), "--data", str(options.data)]
+        prepare = [
+            sys.executable,
+            str(HERE.parent / "prepare_ppo.py"),
+            str(scratch / "models"),
+            "--data",
+            str(options.data),
+        ]
         subprocess.run([*prepare, "--prompts", str(64 * options.batches)], check=True, capture_output=True)
         runs: dict[str, list[dict[str, Any]]] = {"TRL fp32": [], **{name: [] for name in DTYPES}}
         for _ in range(options.rounds):
@@ -124,7 +107,7 @@ def main() -> None:
                 if name in DTYPES:
                     arguments += ("--dtype", DTYPES[name])
                 interpreter, script = (sys.executable, "ours.py") if name in DTYPES else (python, "peer.py")
-                one = side(interpreter, script, scratch / "models", options.threads, *arguments)
+                one = side(interpreter, HERE / script, options.threads, scratch / "models", *arguments)
                 results.append(one)
                 above = one["peak_mib"] - one["imports_mib"]
                 parts = " ".join(

@@ -99,7 +99,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.data is not None and options.model is None:
         with tempfile.TemporaryDirectory() as scratch:
-            prepare = [sys.executable, str(Path(__file__).parent / "ppo" / "prepare.py"), scratch]
+            prepare = [sys.executable, str(Path(__file__).parent / "prepare_ppo.py"), scratch]
             subprocess.run([*prepare, "--data", str(options.data), "--prompts", "512"], check=True, capture_output=True)
             model, renderer = load_language_model(Path(scratch) / "policy")
             rows = json.loads((Path(scratch) / "prompts.json").read_text(encoding="utf-8"))

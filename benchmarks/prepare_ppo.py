@@ -1,7 +1,7 @@
 """Makes what both sides of `bench_ppo.py` read: random models, a tokenizer, real prompts. Times nothing.
 
-    python benchmarks/ppo/prepare.py FOLDER --data HH_RLHF_FOLDER --prompts 256
-    python benchmarks/ppo/prepare.py FOLDER --sandbox --prompts 256
+    python benchmarks/prepare_ppo.py FOLDER --data HH_RLHF_FOLDER --prompts 256
+    python benchmarks/prepare_ppo.py FOLDER --sandbox --prompts 256
 
 FOLDER gets `policy/`, `pm/` and `prompts.json`: for each prompt its messages and the ids that both sides feed.
 """
@@ -16,13 +16,8 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+from random_models import llama, train_bpe
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from prefloop.render import Renderer
 from prefloop.schema import Message
@@ -43,38 +38,6 @@ def real_pairs(data: Path) -> list[ImportedPair]:
     ]
     random.Random(0).shuffle(pairs)
     return pairs
-
-
-def train_bpe(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE whose ids 0 and 1 are padding and end of text; it has no chat template."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<pad>", "<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>")
-
-
-def llama(hidden: int, layers: int, **more: int) -> LlamaConfig:
-    """Heads of 64, tied embeddings; the same random weights at every call."""
-    torch.manual_seed(0)
-    return LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=hidden * 8 // 3 // 64 * 64,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        **more,
-    )
 
 
 def write_prompts(folder: Path, renderer: Renderer, contexts: list[tuple[Message, ...]], count: int) -> None:
@@ -113,11 +76,14 @@ def main() -> None:
         return
     pairs = real_pairs(options.data)
     replied = (hh_rlhf.build([*pair.context, Message(role="assistant", text=pair.chosen)]) for pair in pairs)
-    tokenizer = train_bpe([text for text in replied if text])
+    tokenizer = train_bpe((text for text in replied if text), VOCABULARY)
     renderer = Renderer(tokenizer)
-    LlamaForCausalLM(llama(options.hidden, options.layers)).save_pretrained(folder / "policy")
-    LlamaForSequenceClassification(llama(options.hidden, options.layers, num_labels=1)).save_pretrained(folder / "pm")
-    for name in ("policy", "pm"):
+    for name, kind, more in (
+        ("policy", LlamaForCausalLM, {}),
+        ("pm", LlamaForSequenceClassification, {"num_labels": 1}),
+    ):
+        torch.manual_seed(0)
+        kind(llama(VOCABULARY, options.hidden, options.layers, **more)).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     write_prompts(folder, renderer, [pair.context for pair in pairs], options.prompts)
 

@@ -1,6 +1,6 @@
 """Makes what both sides of `bench_pm.py` read: random models, a tokenizer, pairs as ids. Times nothing.
 
-    python benchmarks/pm/prepare.py FOLDER --data HH_RLHF_FOLDER --pairs 128 --held-out 256 --seeds 3
+    python benchmarks/prepare_pm.py FOLDER --data HH_RLHF_FOLDER --pairs 128 --held-out 256 --seeds 3
 
 FOLDER gets `start-0/` ...: Llamas with a one-label head, 17 M parameters, a byte-level BPE of 4,096 tokens beside them;
 `real-0.json` ...: pairs of all tranches whose sides stay under 1,024 tokens; `held_out.json`: pairs with other opening
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from random_models import llama, train_bpe
+from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from prefloop.models.preference import PreferenceModel
 from prefloop.sandbox import dialogues, world
@@ -68,35 +68,9 @@ def conversations(count: int) -> list[PreferencePair]:
     return pairs
 
 
-def train_bpe(texts: Iterator[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE whose ids 0 and 1 are padding and end of text; it has no chat template."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<pad>", "<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>")
-
-
 def write_model(folder: Path, tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, seed: int) -> None:
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=hidden * 8 // 3 // 64 * 64,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        num_labels=1,
-    )
+    config = llama(VOCABULARY, hidden, layers, num_labels=1)
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -123,7 +97,7 @@ def main() -> None:
     folder: Path = options.folder
     pairs = real_pairs(options.data)
     replied = (hh_rlhf.build([*pair.context, Message(role="assistant", text=pair.chosen)]) for pair in pairs)
-    tokenizer = train_bpe(text for text in replied if text)
+    tokenizer = train_bpe((text for text in replied if text), VOCABULARY)
     for seed in range(options.seeds):
         write_model(folder / f"start-{seed}", tokenizer, options.hidden, options.layers, seed)
     model = PreferenceModel.load(folder / "start-0")
