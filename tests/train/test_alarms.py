@@ -31,6 +31,7 @@ def alarms(dtype: str = "float32", state: dict[str, Any] | None = None) -> Alarm
 CASES = [
     ({"policy/ratio_first_error": 0.02}, "ratio_not_one", "0.02 away from 1"),
     ({"kl/k1": -0.5}, "negative_kl", "-0.5 nats a reply"),
+    ({"kl/k1": 866.0}, "kl_blown_up", "866 nats a reply away from where it started"),
     ({"score/length_correlation": 0.95}, "score_follows_length", "rewards long replies and little else"),
     ({"score/length_correlation": -0.95}, "score_follows_length", "rewards short replies"),
     ({"reply/tokens": 81.0}, "exploding_length", "81 tokens on average, the start's 40"),
@@ -52,6 +53,13 @@ def test_each_condition_rings_once_until_it_ends(change: dict[str, float], name:
     assert watch.check(HEALTHY) == []
     assert len(watch.check(HEALTHY | change)) == 1  # it came back
     assert len(watch.reasons) == 2
+
+
+def test_a_large_kl_that_may_be_chance_is_silent() -> None:
+    watch = alarms()
+    # 53 - 3 * 1 = 50, the limit itself
+    assert watch.check(HEALTHY | {"kl/k1": 53.0, "kl/k1_standard_error": 1.0}) == []
+    assert watch.check(HEALTHY | {"kl/k1": 53.1, "kl/k1_standard_error": 1.0}) != []
 
 
 def test_at_the_limits_nothing_rings() -> None:

@@ -19,6 +19,8 @@ LENGTH_CORRELATION = 0.9
 """Spearman's rank correlation of score and length within a batch from which on the score says little but length."""
 KL_ROUNDING = 1e-2
 """Nats a reply that rounding may take off: log-probabilities carry errors of about 1e-6 in fp32, 1e-2 in bf16."""
+KL_LIMIT = 50.0
+"""Nats a reply: as far as the best of e^51 replies, log n - (n - 1)/n; a policy that still speaks stays far below."""
 
 
 class Alarm(NamedTuple):
@@ -99,6 +101,13 @@ class Alarms:
                 "negative_kl",
                 f"the KL estimate is {kl:.3g} nats a reply, more than 3 standard errors ({error:.2g}) below 0, which "
                 "no policy can be: the replies were not drawn from the policy that scored them.",
+            )
+        if kl - 3 * error > KL_LIMIT:
+            yield Alarm(
+                "kl_blown_up",
+                f"the policy is {kl:.3g} nats a reply away from where it started (limit {KL_LIMIT:g}): nothing of its "
+                "start is left, and no preference model knows such replies; lower learning_rate, raise kl_coefficient, "
+                "and begin anew or deploy an earlier snapshot.",
             )
         follows = row.get("score/length_correlation", 0.0)
         if abs(follows) > LENGTH_CORRELATION:
