@@ -14,13 +14,14 @@ import numpy as np
 
 from prefloop.errors import ConfigError, DataError
 from prefloop.evals.diagnosis import (
+    MOST_PAIRS,
     Diagnosis,
     Evidence,
     Judge,
     diagnose,
     measure_layout,
-    measure_reading,
     measure_replies,
+    pair_accuracy,
     write_diagnosis,
 )
 from prefloop.loop.data import evenly, kept_pairs, prompts_of, split, stored_pairs
@@ -31,8 +32,8 @@ from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import encode_prompts
 from prefloop.runs import RunFolder
 from prefloop.sandbox import Gold, world
-from prefloop.schema import Interval, Message, PreferencePair
-from prefloop.stats import clustered_share, wilson
+from prefloop.schema import Interval
+from prefloop.stats import wilson
 from prefloop.store import Store
 from prefloop.train.gauges import HELD_OUT, evaluation_prompts
 from prefloop.train.policy_settings import PolicyRun
@@ -113,7 +114,7 @@ def diagnose_run(
         episodes=episodes,
         **measured,
         learned=learned,
-        reread=measure_reading(judges[0].model, pairs),
+        reread=pair_accuracy(judges[0].model, pairs[:MOST_PAIRS]),
         judged=judged,
         parameters={"policy": _size(start.model)} | {judge.name: _size(judge.model.model) for judge in judges},
         layers={"policy": _layers(start.model)} | {judge.name: _layers(judge.model.model) for judge in judges},
@@ -212,19 +213,7 @@ def _judged(
     pairs = [pair for pair in stored_pairs(store) if {pair.chosen_snapshot_id, pair.rejected_snapshot_id} & own]
     if len(pairs) < _LEAST_JUDGED:
         return None
-    return _accuracy(judge, pairs)
-
-
-def _accuracy(judge: PreferenceModel, pairs: Sequence[PreferencePair]) -> Interval:
-    scores = judge.score(
-        [
-            (*pair.context, Message(role="assistant", text=text))
-            for pair in pairs
-            for text in (pair.chosen, pair.rejected)
-        ]
-    )
-    better = [0.5 + 0.5 * float(np.sign(a - b)) for a, b in zip(scores[::2], scores[1::2], strict=True)]
-    return clustered_share(better, [pair.conversation_id or str(i) for i, pair in enumerate(pairs)])
+    return pair_accuracy(judge, pairs)
 
 
 def _size(model: Any) -> int:

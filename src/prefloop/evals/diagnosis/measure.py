@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from prefloop.errors import DataError
 from prefloop.evals.diagnosis.replies import (
     best_of,
     commonest_share,
@@ -34,7 +33,8 @@ from prefloop.stats.intervals import Floats
 SAMPLES = 16
 """Replies of the start to each prompt: best of 16."""
 _END_SAMPLES = 4
-_MOST_PAIRS = 300
+MOST_PAIRS = 300
+"""Pairs that are read at most where a rough share will do."""
 
 
 class Judge(NamedTuple):
@@ -122,18 +122,11 @@ def measure_replies(
     return fields
 
 
-def measure_reading(judge: PreferenceModel, training_pairs: Sequence[PreferencePair]) -> Interval | None:
-    """How often the PM, as it reads conversations now, prefers the chosen reply of pairs that it was trained on."""
-    pairs = training_pairs[:_MOST_PAIRS]
+def pair_accuracy(judge: PreferenceModel, pairs: Sequence[PreferencePair]) -> Interval | None:
+    """How often the PM, as it reads conversations now, prefers the chosen reply (a tie counts half)."""
     if not pairs:
         return None
-    scores = judge.score(
-        [
-            (*pair.context, Message(role="assistant", text=text))
-            for pair in pairs
-            for text in (pair.chosen, pair.rejected)
-        ]
-    )
+    scores = judge.score(_both_sides(pairs))
     better = [0.5 + 0.5 * float(np.sign(a - b)) for a, b in zip(scores[::2], scores[1::2], strict=True)]
     return clustered_share(better, [pair.conversation_id or str(i) for i, pair in enumerate(pairs)])
 
@@ -151,7 +144,7 @@ def measure_layout(model: LanguageModel, contexts: Sequence[Sequence[Message]]) 
         for context in contexts
         for place, message in enumerate(context)
         if message.role == "assistant" and message.text and place > 0
-    ][:_MOST_PAIRS]
+    ][:MOST_PAIRS]
     if other is None or len(turns) < 2:
         return None
     losses = [_losses(model.model, renderer, turns) for renderer in (model.renderer, other)]
@@ -191,15 +184,16 @@ def _drawn(
 
 def _quality(judge: PreferenceModel, pairs: Sequence[PreferencePair], scores: Floats) -> Interval | None:
     """How the start's replies score beside those that the PM was trained on, in deviations of these."""
-    known = judge.score(
-        [
-            (*pair.context, Message(role="assistant", text=text))
-            for pair in pairs[:_MOST_PAIRS]
-            for text in (pair.chosen, pair.rejected)
-        ]
-    )
+    known = judge.score(_both_sides(pairs[:MOST_PAIRS]))
     spread = float(np.std(known))
     return clustered_mean((scores.mean(1) - np.mean(known)) / spread) if spread > 0 else None
+
+
+def _both_sides(pairs: Sequence[PreferencePair]) -> list[tuple[Message, ...]]:
+    """Chosen, rejected, chosen, rejected ..., each after its context."""
+    return [
+        (*pair.context, Message(role="assistant", text=text)) for pair in pairs for text in (pair.chosen, pair.rejected)
+    ]
 
 
 def _mean(values: Floats) -> Interval:
@@ -219,12 +213,7 @@ def _far(
 
     Half of the training replies make the cloud, the other half say how far its own kind lies from it.
     """
-    known = [
-        (*pair.context, Message(role="assistant", text=text))
-        for pair in pairs[:_MOST_PAIRS]
-        for text in (pair.chosen, pair.rejected)
-    ]
-    points = _activations(judge, known)
+    points = _activations(judge, _both_sides(pairs[:MOST_PAIRS]))
     if len(points) < 4 * points.shape[1] or len(points) < 100:
         return None
     order = np.random.default_rng(0).permutation(len(points))
@@ -251,9 +240,3 @@ def _activations(judge: PreferenceModel, conversations: Sequence[Sequence[Messag
         batch = pack(ids, judge.row_tokens).to(judge.device)
         parts.append(packed_hidden(judge.trunk, batch, batch.read_index).float().cpu().numpy())
     return np.concatenate(parts).astype(np.float64)
-
-
-def require_replies(prompts: Sequence[Any]) -> None:
-    """Errors: DataError: too few prompts for any interval."""
-    if len(prompts) < 2:
-        raise DataError(f"A diagnosis needs at least 2 evaluation prompts, not {len(prompts)}; import or collect some.")
