@@ -27,13 +27,6 @@ from prefloop.stats import wilson
 from prefloop.train.policy_settings import PolicyRun
 
 JUDGED, HALF = 900, 400
-PM_SETTINGS: dict[str, Any] = {
-    "pairs_per_step": 16,
-    "learning_rate": 4e-4,
-    "schedule": "cosine",
-    "label_smoothing": 0.1,
-    "start_scale": 0.3,
-}
 RUN_SETTINGS: dict[str, Any] = {
     "episodes": 512,
     "episodes_per_batch": 128,
@@ -47,6 +40,7 @@ RUN_SETTINGS: dict[str, Any] = {
     "kl_coefficient": 0.05,
     "snapshots": 4,
     "workers": 1,
+    "dtype": "bfloat16",
     "device": "cpu",
 }
 
@@ -76,7 +70,7 @@ class Bench:
             f"{name}-{self.seed}",
             pairs,
             start or tiny_model(PMP_MODEL),
-            **(PM_SETTINGS | {"seed": self.seed} | settings),
+            **({"seed": self.seed} | settings),
         )
 
     def healthy(self) -> Path:

@@ -41,11 +41,6 @@ def over_optimised_run(laboratory: Laboratory, seed: int, episodes: int) -> Path
             f"part-{part}-{seed}",
             judged[part * PART : (part + 1) * PART],
             tiny_model(PMP_MODEL),
-            pairs_per_step=16,
-            learning_rate=4e-4,
-            schedule="cosine",
-            label_smoothing=0.1,
-            start_scale=0.3,
             seed=seed + 1000 * part,
         )
         for part in range(PARTS)

@@ -47,11 +47,6 @@ def preference_model(laboratory: Laboratory, seed: int, half: int, size: str) ->
         f"{'ab'[half]}-{size}-{seed}",
         judged + laboratory.contrasts(seed + 10 * half, CONTRASTS),
         start,
-        pairs_per_step=16,
-        learning_rate=4e-4,
-        schedule="cosine",
-        label_smoothing=0.1,
-        start_scale=0.3,
         seed=seed,
     )
 
@@ -77,8 +72,9 @@ def policy_run(laboratory: Laboratory, cell: Cell, episodes: int) -> Path:
         learning_rate_warmup_episodes=256,
         gae_lambda=1.0,
         kl_coefficient=0.001,  # the paper's
-        snapshots=12,
+        snapshots=9,
         workers=1,
+        dtype="bfloat16",
         device="cpu",
         seed=cell.seed,
     )
@@ -90,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--episodes", type=int, default=1536, help="a run's replies")
+    parser.add_argument("--episodes", type=int, default=2304, help="a run's replies")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--report-only", action="store_true", help="draw what is finished")

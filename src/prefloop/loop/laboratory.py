@@ -28,6 +28,14 @@ from prefloop.train.policy import train_policy
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import PreferenceRun, train_preference
 
+FEW_JUDGMENTS: dict[str, Any] = {
+    "pairs_per_step": 16,
+    "learning_rate": 4e-4,
+    "schedule": "cosine",
+    "label_smoothing": 0.1,
+    "start_scale": 0.3,
+}
+"""Settings of a PM that learns from a few hundred judgments, after PM pre-training (docs/LOG.md has the tries)."""
 _EVALUATION_SEED = 1_000_003
 Context = tuple[Message, ...]
 
@@ -100,8 +108,8 @@ class Laboratory:
         return start
 
     def preference_model(self, name: str, pairs: Sequence[PreferencePair], start: Path, **settings: Any) -> Path:
-        """A PM on these pairs."""
-        run = PreferenceRun(name=name, start=start, **settings)
+        """A PM on these pairs; `settings` go before `FEW_JUDGMENTS`."""
+        run = PreferenceRun(name=name, start=start, **(FEW_JUDGMENTS | settings))
         folder, done = self._folder("preference", run, name)
         if done:
             return folder.path / "model"
