@@ -6,7 +6,8 @@ Each seed trains three PMs on three parts of few judgments, and a policy against
 known preference (gold) has passed its peak. The advice sees the PMs alone. It lands where the gold rise at the advised
 snapshot is at least 90% of the run's highest; the peak is the highest of noisy means, which counts against the advice.
 Also told: what deploying the last snapshot, or the best one by the held-out PM alone, would have given. A run whose
-gold never turned is counted apart. `--runs` takes finished runs of any kind instead. Runs are kept and not made again.
+gold never turned is counted apart, and so is one whose gold surely rose (interval of its peak above 0): 90% of a rise
+that may be noise says nothing. `--runs` takes finished runs of any kind instead. Runs are kept and not made again.
 The last line is one JSON object: landed, runs, turned.
 """
 
@@ -77,13 +78,16 @@ def judged_by_gold(run: Optimisation) -> dict[str, Any] | None:
         return None
     rises = np.array([rise.value for rise in gold.rises])
     places = [place.episodes for place in run.places]
-    peak = float(rises.max())
+    best = gold.rises[int(rises.argmax())]
+    peak = best.value
     at = places.index(run.advice.at.episodes)
     by_held_out = int(np.argmax([rise.value for rise in held_out.rises]))
     return {
         "run": run.name,
         "peak_episodes": places[int(rises.argmax())],
         "peak_gold_rise": peak,
+        "peak_gold_rise_interval": [best.low, best.high],
+        "rose": best.low > 0,
         "stop_episodes": places[at],
         "gold_rise_at_stop": float(rises[at]),
         "landed": bool(rises[at] >= NEAR * peak),
@@ -101,6 +105,8 @@ def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "runs": len(rows),
         "turned": sum(row["turned"] for row in rows),
         "landed_where_turned": sum(row["landed"] for row in rows if row["turned"]),
+        "rose": sum(row["rose"] for row in rows),
+        "landed_where_rose": sum(row["landed"] for row in rows if row["rose"]),
         "end_landed": sum(row["end_landed"] for row in rows),
         "held_out_best_landed": sum(row["held_out_best_landed"] for row in rows),
     }
