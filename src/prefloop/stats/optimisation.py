@@ -31,7 +31,7 @@ _PEAK: Mapping[Form, Callable[[float, float], tuple[float, float]]] = {
 }
 DOUBT = 0.5
 """Share of the gap between trained and held-out scores that is taken off the held-out ones too (see `stop_place`)."""
-NAT_COST = 0.05
+NAT_COST = 0.1
 """Deviations that a nat of KL must earn on held-out scores. The best of 16 earns about 1 a nat, good PPO no less; at
 this price a policy that spends KL well is never stopped, and one that drifts is (docs/LOG.md)."""
 _LEAST_LINE = 4  # points: a curve through three has no residual to judge a bend by
