@@ -55,7 +55,7 @@ class PolicyRun(Config):
     checkpoint_every_batches: int = Field(4, ge=1, description="batches that a killed run loses at most")
     row_tokens: int = Field(128, ge=16, description="length of a packed row; short rows are cheap on a CPU")
     tokens_per_forward: int = Field(
-        2048, ge=16, description="bounds memory; on a CPU parts that fit the cache are fast"
+        1024, ge=16, description="bounds memory; on a CPU parts that fit the cache are fast"
     )
     workers: int = Field(0, ge=0, description="jobs side by side on a CPU; 0 takes 2 where there are 2 cores")
     dtype: Literal["float32", "bfloat16"] = Field(
