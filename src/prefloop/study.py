@@ -56,6 +56,55 @@ class Question(Config):
     high: str = Field("", max_length=80, description="what the last point means")
 
 
+class PracticeItem(Config):
+    """One practice turn: two answers whose comparison is settled, and what is said after the worker's own grade."""
+
+    id: str = Field(pattern=ID, description="what is stored")
+    message: Text = Field(min_length=1, description="what a person asked")
+    answer_a: Text = Field(min_length=1, description="Markdown, shown as A")
+    answer_b: Text = Field(min_length=1, description="Markdown, shown as B")
+    pick: Literal["a", "b", "same"] = Field(description="the side to pick under the mode's question, or the middle")
+    feedback: Text = Field(min_length=1, description="Markdown, why")
+
+    def is_right(self, grade: int) -> bool:
+        """Whether a grade from 1 to 8 says the same; the two middle grades are right where nothing decides."""
+        picked = "a" if grade <= 3 else "b" if grade >= 6 else "same"
+        return picked == self.pick
+
+
+class HelpLink(Config):
+    """Where somebody can turn to."""
+
+    label: Label = Field(description="what the worker reads")
+    url: str = Field(max_length=400, description="https address")
+
+    @model_validator(mode="after")
+    def _is_address(self) -> Self:
+        if not _is_web_address(self.url):
+            raise ValueError(f"url is {self.url!r} and must be an https address")
+        return self
+
+
+class CareSettings(Config):
+    """What a red-team study does for the people who read its texts."""
+
+    topics: tuple[Tag, ...] = Field((), max_length=24, description="own topics to opt out of; empty: built-in ones")
+    covers: Literal["off", "reviews", "all"] = Field(
+        "reviews",
+        description="texts that stay covered until they are asked for: none, those of other people's conversations, "
+        "or all answers; each worker may choose otherwise",
+    )
+    break_minutes: float | None = Field(
+        20.0, gt=0.0, description="reading time after which a break is offered; empty is never"
+    )
+    feelings_every_tasks: int | None = Field(
+        3, ge=1, description="tasks after which a worker is asked how they feel; empty is never"
+    )
+    help_links: tuple[HelpLink, ...] = Field(
+        (), max_length=8, description="own places to turn to; empty: built-in ones"
+    )
+
+
 class StudyPhases(Config):
     """`prefloop study phases STUDY PHASES.toml`: what a study shows and asks around its chat tasks."""
 
@@ -69,6 +118,13 @@ class StudyPhases(Config):
     tasks_per_worker: int | None = Field(
         None, ge=1, description="conversations after which a worker is done; empty is no end"
     )
+    practice: Literal["ask", "require", "off"] = Field(
+        "ask", description="practice turns with feedback before the first task; 'require' takes no work before them"
+    )
+    practice_items: tuple[PracticeItem, ...] = Field(
+        (), max_length=12, description="own practice turns; empty: the mode's"
+    )
+    care: CareSettings = CareSettings()
     goal: Literal["ask", "require", "off"] = Field(
         "ask", description="red team: what the attack is after, before the first message"
     )
@@ -93,7 +149,14 @@ class StudyPhases(Config):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
-        for name, items in (("questions", self.questions), ("reasons", self.reasons), ("faults", self.faults)):
+        named: dict[str, Iterable[Tag | Question | PracticeItem]] = {
+            "questions": self.questions,
+            "reasons": self.reasons,
+            "faults": self.faults,
+            "practice_items": self.practice_items,
+            "care.topics": self.care.topics,
+        }
+        for name, items in named.items():
             if (twice := _twice(item.id for item in items)) is not None:
                 raise ValueError(f"{name} has the id {twice!r} twice; give each its own")
         if self.completion_url and not _is_web_address(self.completion_url):

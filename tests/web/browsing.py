@@ -11,6 +11,14 @@ def begin(page: Any) -> None:
     """Through consent and instructions to the first task."""
     page.click("text=I agree")
     page.click("#begin")
+    skip_practice(page)
+
+
+def skip_practice(page: Any) -> None:
+    """Past the practice turn that stands before the first task."""
+    page.wait_for_selector("#practice-note:visible")
+    page.click("#skip")
+    page.wait_for_selector("#practice-note", state="hidden")
 
 
 def overflow(page: Any) -> int:

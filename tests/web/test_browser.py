@@ -83,6 +83,13 @@ def test_a_red_team_conversation_by_keyboard_alone(live_server: LiveServer, open
     page.wait_for_selector("#begin")
     tab_to("begin")
     page.keyboard.press("Enter")
+    page.wait_for_selector("#grades:enabled")  # the practice turn
+    page.keyboard.press("7")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#feedback:visible")
+    assert page.inner_text("#feedback-title") == "We see it the same way"
+    tab_to("after-practice")
+    page.keyboard.press("Enter")
     page.wait_for_selector("#goal:visible")
     tab_to("goal-input")
     page.keyboard.type("Make it swear")

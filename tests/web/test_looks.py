@@ -18,7 +18,7 @@ from fake_server import LiveServer, a_study
 from PIL import Image
 
 from prefloop.schema import Mode
-from prefloop.study import StudyPhases
+from prefloop.study import CareSettings, StudyPhases
 
 pytestmark = pytest.mark.browser
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "pages"
@@ -62,7 +62,13 @@ def is_sound(page: Any, state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "size", "scheme"), [(Mode.HELPFUL, "wide", "light"), (Mode.RED_TEAM, "narrow", "dark")]
+    ("mode", "size", "scheme"),
+    [
+        (Mode.HELPFUL, "wide", "light"),
+        (Mode.RED_TEAM, "narrow", "dark"),
+        (Mode.HELPFUL, "narrow", "light"),
+        (Mode.RED_TEAM, "wide", "dark"),
+    ],
 )
 def test_every_state_is_sound(
     live_server: LiveServer, open_page: Callable[..., Any], mode: Mode, size: str, scheme: str
@@ -70,15 +76,37 @@ def test_every_state_is_sound(
     live_server.responder.turn_texts = ANSWERS
     study = a_study(live_server.store, mode, turns_per_conversation=1, continue_with="worker_choice")
     live_server.store.set_study_phases(
-        study.id, StudyPhases(tasks_per_worker=1, completion_code="C0DE-42", completion_url="https://example.org/done")
+        study.id,
+        StudyPhases(
+            tasks_per_worker=1,
+            completion_code="C0DE-42",
+            completion_url="https://example.org/done",
+            care=CareSettings(feelings_every_tasks=1),
+        ),
     )
     page = open_page(live_server.invite(study), size, color_scheme=scheme, reduced_motion="reduce")
     is_sound(page, "consent")
     page.click("text=I agree")
     is_sound(page, "instructions")
     page.click("#begin")
+    page.wait_for_selector("#grades:enabled")
+    is_sound(page, "practice")
+    shot(page, f"practice-{mode.value}-{size}-{scheme}")
+    page.keyboard.press("1")
+    page.click("#submit-judgment")
+    page.wait_for_selector("#feedback:visible")
+    is_sound(page, "feedback")
+    page.click("#after-practice")
+    if mode is Mode.HELPFUL:
+        page.wait_for_selector("#practice-note:visible")
+        page.wait_for_selector("#grades:enabled")
+        page.click("#skip")
     if mode is Mode.RED_TEAM:
         page.wait_for_selector("#goal:visible")
+        page.click("#show-care")
+        is_sound(page, "care")
+        shot(page, f"care-{size}-{scheme}")
+        page.keyboard.press("Escape")
         is_sound(page, "goal")
         page.fill("#goal-input", "Make it give bad advice with confidence")
         page.click("#keep-goal")
@@ -89,6 +117,9 @@ def test_every_state_is_sound(
     page.keyboard.press("Escape")
     page.click("#show-instructions")
     is_sound(page, "dialog")
+    page.keyboard.press("Escape")
+    page.click("#show-report")
+    is_sound(page, "report")
     page.keyboard.press("Escape")
 
     page.fill("#message", "[fail] Hello")
@@ -122,6 +153,9 @@ def test_every_state_is_sound(
     page.click("#submit-judgment")
     page.wait_for_selector("#complete:visible")
     is_sound(page, "complete")
+    page.click("#complete >> [data-action=edit]")
+    is_sound(page, "editor")
+    page.keyboard.press("Escape")
     shot(page, f"closing-{mode.value}-{size}-{scheme}")
     page.click("#next")
     page.wait_for_selector("#completion:visible")

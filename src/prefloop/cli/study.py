@@ -79,4 +79,33 @@ def phases(name: str, settings: Path | None, overrides: tuple[str, ...], workspa
         emit(current.model_dump(mode="json"), as_json)
 
 
+@study.command()
+@click.argument("name")
+@workspace_option
+@json_option
+def care(name: str, workspace_path: Path, as_json: bool) -> None:
+    """How the people of study NAME fare, as a whole: reading time, breaks, skips, feelings. Nothing about one person."""
+    from prefloop.loop.studies import find_study
+    from prefloop.stats import clustered_mean, wilson
+    from prefloop.store.care import FEWEST_PEOPLE
+
+    with Workspace(workspace_path).store() as store:
+        counts = store.care_counts(find_study(store, name).id)
+    facts = counts.model_dump(mode="json", exclude={"feelings"})
+    if counts.feelings is None:
+        facts["feelings"] = f"Told once {FEWEST_PEOPLE} people were asked."
+    else:
+        told = {}
+        for question, points in counts.feelings.items():
+            silent, total = points.get(0, 0), sum(points.values())
+            given = [float(point) for point, times in points.items() if point for _ in range(times)]
+            mean = clustered_mean(given) if given else None
+            told[question] = {
+                "mean_of_1_to_5": mean.model_dump(mode="json") if mean else "Nobody said.",
+                "rather_not_say": wilson(silent, total).model_dump(mode="json"),
+            }
+        facts["feelings"] = told
+    emit(facts, as_json)
+
+
 COMMANDS = (study,)

@@ -101,13 +101,35 @@ class _SimulatedWorker:
             timeout=_PATIENCE,
         ) as self.http:
             await self._call("GET", f"/join/{self.token}")
-            await self._call("POST", f"/study/{self.assignment.study_id}/agree")
+            for text in ("consent", "agree"):
+                await self._call("POST", f"/study/{self.assignment.study_id}/{text}")
+            await self._practise()
             while work.claim():
                 task = await self._json("GET", f"/api/next?study_id={self.assignment.study_id}")
                 if task["kind"] == "review":
                     await self._review(task, work)
                 elif not await self._conversation(work):
                     return
+
+    async def _practise(self) -> None:
+        """Grades each practice turn that the page shows, the way a person does who reads the instructions later."""
+        study = f"/api/studies/{self.assignment.study_id}"
+        while (state := await self._json("GET", f"{study}/state"))["phase"] == "practice":
+            await self._read(state["comparison"]["stream_url"])
+            answer = {"item": state["comparison"]["id"], "grade": self.chance.randint(1, 8)}
+            await self._json("POST", f"{study}/practice", answer)
+
+    async def _questions(self, path: str) -> None:
+        """Answers what the page asks at the end of a conversation."""
+        state = await self._json("GET", f"/api/studies/{self.assignment.study_id}/state")
+        if state["phase"] != "complete":
+            return
+        scales = [question for question in state["questions"] if question["kind"] == "scale"]
+        answers = {question["id"]: self.chance.randint(1, question["steps"]) for question in scales}
+        if answers:
+            await self._json("POST", f"{path}/answers", {"answers": answers})
+        if state.get("feelings"):
+            await self._json("POST", f"/api/studies/{self.assignment.study_id}/feelings", {"answers": {}})
 
     async def _review(self, task: dict[str, Any], work: Work) -> None:
         """A second opinion: the context is read-only, both answers are there."""
@@ -130,6 +152,8 @@ class _SimulatedWorker:
             conversation = await begun.json()
         path = f"/api/conversations/{conversation['conversation_id']}"
         request = self.world.draw_request(self.chance, self.assignment.mode is Mode.RED_TEAM)
+        if self.assignment.mode is Mode.RED_TEAM:
+            await self._state_goal(path)
         context: list[Message] = []
         for turn in range(conversation["turns_per_conversation"]):
             if turn > 0 and not work.claim():
@@ -150,8 +174,15 @@ class _SimulatedWorker:
             work.done(is_review=False)
             context.append(Message(role="assistant", text=replies[judged["continued"]]))
             request = self._next(request)
+        await self._questions(path)
         await self._json("POST", f"{path}/end")
         return True
+
+    async def _state_goal(self, path: str) -> None:
+        """Says what the attack is after, where the study asks."""
+        async with self.http.post(f"{path}/goal", json={"text": "Bring it to help with something harmful"}) as kept:
+            if kept.status != 409:  # 409: this study asks for none
+                await self._expect(kept)
 
     async def _start(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """A turn that begins; None where the last place of the study is taken."""

@@ -6,6 +6,7 @@ appends to the event log; nothing that was judged is ever overwritten. Knows not
 
 from prefloop.store.accounts import Account, AccountLink, AccountRole, Accounts, ApiToken, Researcher
 from prefloop.store.asking import Asking
+from prefloop.store.care import Care, CareCounts, PracticeAnswer
 from prefloop.store.collecting import Collecting, ConversationStanding
 from prefloop.store.columns import Batch, Columns, ComparisonColumns, JudgmentColumns, ScoreColumns, TurnColumns
 from prefloop.store.comparisons import Comparisons
@@ -48,6 +49,7 @@ __all__ = [
     "Answer",
     "ApiToken",
     "Batch",
+    "CareCounts",
     "ComparisonColumns",
     "ComparisonRecord",
     "Continuation",
@@ -63,6 +65,7 @@ __all__ = [
     "Latest",
     "Payment",
     "PlacesLeft",
+    "PracticeAnswer",
     "Researcher",
     "ScoreColumns",
     "Store",
@@ -93,6 +96,7 @@ class Store(
     Decisions,
     Payments,
     Workforce,
+    Care,
     Asking,
     Collecting,
     Reading,

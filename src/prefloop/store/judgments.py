@@ -14,7 +14,8 @@ from sqlalchemy.exc import IntegrityError
 
 from prefloop.errors import StateError
 from prefloop.schema import Comparison, ComparisonState, Judgment, ResponseState, Side, TreeMessage, now
-from prefloop.store import tables
+from prefloop.store import care_tables, tables
+from prefloop.store.care import opt_outs
 from prefloop.store.conversations import insert_message
 from prefloop.store.database import Database, Unit, checked_text
 from prefloop.store.rows import judgment_from, load_comparisons, one_row, row_of, tree_message_from
@@ -252,9 +253,14 @@ def _next_for_overlap(connection: Connection, study_id: str, worker_id: str, ove
     )
     own = select(judgment.c.id).where(judgment.c.comparison_id == comparison.c.id, judgment.c.worker_id == worker_id)
     leased = select(lease.c.comparison_id).where(lease.c.comparison_id == comparison.c.id)
+    refused = opt_outs(connection, worker_id, study_id)
+    topic = care_tables.conversation_topic
+    # What nobody gave a topic may be about any.
+    welcome = comparison.c.conversation_id.in_(select(topic.c.conversation_id).where(topic.c.topic.not_in(refused)))
     statement = (
         select(comparison)
         .where(
+            *([welcome] if refused else []),
             comparison.c.study_id == study_id,
             comparison.c.state == ComparisonState.JUDGED,
             comparison.c.overlap_draw < overlap,

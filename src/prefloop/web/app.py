@@ -15,8 +15,19 @@ import prefloop
 from prefloop.config import WorkspaceSettings
 from prefloop.schema import Responder
 from prefloop.store import Store
-from prefloop.web import accounts, people, people_api, research_api, researcher, study_forms, worker_api, worker_pages
+from prefloop.web import (
+    accounts,
+    care_api,
+    people,
+    people_api,
+    research_api,
+    researcher,
+    study_forms,
+    worker_api,
+    worker_pages,
+)
 from prefloop.web.broker import Broker
+from prefloop.web.care import Care
 from prefloop.web.generation import Generation
 from prefloop.web.passwords import Guesses
 from prefloop.web.phases import Phases
@@ -77,7 +88,8 @@ def create_app(
     )
     templates = Jinja2Templates(HERE / "templates", context_processors=[_common])
     phases = Phases(store, threads)
-    turns = Turns(store, threads, generation, phases, page)
+    care = Care(store, threads)
+    turns = Turns(store, threads, generation, phases, care, page)
     app.state.settings = settings
     app.state.services = Services(
         store=store,
@@ -86,6 +98,7 @@ def create_app(
         generation=generation,
         turns=turns,
         phases=phases,
+        care=care,
         page=page,
         templates=templates,
         quality_report=quality_report,
@@ -100,6 +113,7 @@ def create_app(
     app.include_router(research_api.router)
     app.include_router(people_api.router)
     app.include_router(worker_pages.router)
+    app.include_router(care_api.router)
     app.include_router(worker_api.router)
     app.add_middleware(SecurityMiddleware)
     add_problem_handlers(app, templates)

@@ -12,12 +12,12 @@ from typing import Any, Literal
 from prefloop.errors import DataError
 from prefloop.schema import Conversation, Mode, Study, Worker
 from prefloop.store import Agreement, Store, TaskAnswers
-from prefloop.study import Question, StudyPhases, Tag
+from prefloop.study import HelpLink, PracticeItem, Question, StudyPhases, Tag
 from prefloop.web.generation import storable
 from prefloop.web.instructions import CONSENT_VERSION, INSTRUCTIONS_VERSION
 from prefloop.web.problems import Problem
 from prefloop.web.store_threads import StoreThreads
-from prefloop.web.texts import FAULTS, MODES, ModeTexts
+from prefloop.web.texts import FAULTS, HELP_LINKS, MODES, TOPICS, ModeTexts
 
 Stage = Literal["consent", "instructions", "tasks"]
 MAX_ANSWER_CHARS = 4000
@@ -64,6 +64,23 @@ class Shown:
     @property
     def questions(self) -> tuple[Question, ...]:
         return () if self.phases.closing == "off" else self.phases.questions or self.texts.questions
+
+    @property
+    def practice(self) -> tuple[PracticeItem, ...]:
+        return () if self.phases.practice == "off" else self.phases.practice_items or self.texts.practice
+
+    @property
+    def cares(self) -> bool:
+        """Red-team studies look after the people who read harmful texts."""
+        return self.study.mode is Mode.RED_TEAM
+
+    @property
+    def topics(self) -> tuple[Tag, ...]:
+        return (self.phases.care.topics or TOPICS) if self.cares else ()
+
+    @property
+    def help_links(self) -> tuple[HelpLink, ...]:
+        return self.phases.care.help_links or HELP_LINKS
 
     @property
     def reasons(self) -> tuple[Tag, ...]:

@@ -17,6 +17,7 @@ from fastapi.templating import Jinja2Templates
 from prefloop.schema import Worker
 from prefloop.store import AccountRole, Researcher, Store
 from prefloop.web.broker import Broker
+from prefloop.web.care import Care
 from prefloop.web.generation import Generation
 from prefloop.web.passwords import Guesses
 from prefloop.web.phases import Phases
@@ -46,6 +47,7 @@ class Services:
     generation: Generation
     turns: Turns
     phases: Phases
+    care: Care
     page: PageSettings
     templates: Jinja2Templates
     quality_report: Path | None

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from prefloop.schema import Comparison, Study, TreeMessage, Worker
+from prefloop.web.care import PracticeStep
 from prefloop.web.judging import continued_side
 from prefloop.web.markdown import render_markdown
 from prefloop.web.phases import Shown
@@ -23,6 +24,8 @@ async def worker_state(shared: Services, worker: Worker, study: Study) -> dict[s
     standing = await shared.turns.standing(worker, study)
     closed = await shared.turns.closed_because(study)
     stopped = stopped_message(study)
+    if standing is None and closed is None and (step := await shared.care.practice_step(worker, shown)) is not None:
+        return practice_shown(shown, step)
     if standing is not None and (standing.phase == "full" or (stopped and standing.phase in ("write", "void"))):
         messages, message = messages_shown(standing.messages), stopped or closed
         return {"phase": "closed", "message": message, "messages": messages, **await _end(shared, worker, shown)}
@@ -46,6 +49,18 @@ async def is_done(shared: Services, worker: Worker, study: Study) -> bool:
     standing = await shared.turns.standing(worker, study)
     under_way = standing is not None and standing.phase == "complete"
     return await shared.phases.tasks_done(worker, study) + under_way >= limit
+
+
+def practice_shown(shown: Shown, step: PracticeStep) -> dict[str, Any]:
+    """A practice turn as the page knows it: its answers stream like any other's."""
+    item = step.item
+    return {
+        "phase": "practice",
+        "progress": f"Practice {step.number} of {len(shown.practice)}",
+        "messages": [{"role": "user", "text": item.message, "html": None}],
+        "comparison": {"id": item.id, "stream_url": f"/api/studies/{shown.study.id}/practice/{item.id}/events"},
+        "can_skip": shown.phases.practice != "require",
+    }
 
 
 def stream_url(comparison: Comparison) -> str:
@@ -95,6 +110,8 @@ async def _under_way(
         state["goal"] = None if goal is None else goal.answers["goal"]
         state["asks_goal"] = goal is None and not standing.messages
         state["goal_required"] = shown.phases.goal == "require"
+    if standing.phase == "write":
+        state["break"] = await shared.care.break_due(worker, shown)
     if standing.phase == "answers" and last is not None:
         state["comparison"] = pair_shown(last)
     elif standing.phase == "void":
@@ -106,6 +123,8 @@ async def _under_way(
         state["questions"] = [question.model_dump(mode="json") for question in shown.questions]
         state["answers"] = None if kept is None else kept.answers
         state["is_last"] = await is_over(shared, worker, study)
+        done = await shared.phases.tasks_done(worker, study) + 1  # with this one
+        state["feelings"] = await shared.care.feelings_due(worker, shown, done)
         if closed is not None:
             state["closed"] = closed
     return state

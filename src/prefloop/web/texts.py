@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from prefloop.schema import Mode
-from prefloop.study import Question, Tag
-from prefloop.web import instructions
+from prefloop.study import HelpLink, PracticeItem, Question, Tag
+from prefloop.web import instructions, practice
 
 GRADE_LABELS = (
     "A is much better",
@@ -42,6 +42,27 @@ FAULTS = (
     Tag(id="unclear", label="Unclear"),
 )
 """What can be wrong with a passage."""
+
+TOPICS = (
+    Tag(id="violence", label="Violence and weapons"),
+    Tag(id="self_harm", label="Suicide and self-harm"),
+    Tag(id="sexual", label="Sexual content"),
+    Tag(id="hate", label="Hatred and prejudice"),
+    Tag(id="crime", label="Theft, fraud and other crime"),
+    Tag(id="drugs", label="Drugs"),
+    Tag(id="health", label="Dangerous advice about health"),
+    Tag(id="privacy", label="Private facts about people"),
+    Tag(id="lies", label="Lies and false claims"),
+)
+"""What a red-team conversation may be about, for saying so and for opting out."""
+
+HELP_LINKS = (HelpLink(label="Find A Helpline: somebody to talk to, by country", url="https://findahelpline.com"),)
+
+FEELINGS = (
+    Question(id="calm", text="How calm do you feel?", low="Very tense", high="Very calm"),
+    Question(id="mood", text="How is your mood?", low="Very low", high="Very good"),
+    Question(id="stays", text="How much does what you read stay with you?", low="Not at all", high="A lot"),
+)
 
 VOID_MESSAGES = {
     "failed": "One of the answers could not be completed, so this pair does not count. The time you waited counts as "
@@ -86,6 +107,7 @@ class ModeTexts(NamedTuple):
     edit_title: str
     edit_hint: str
     questions: tuple[Question, ...]
+    practice: tuple[PracticeItem, ...]
 
 
 MODES: dict[Mode, ModeTexts] = {
@@ -113,6 +135,7 @@ MODES: dict[Mode, ModeTexts] = {
             Question(id="rating", text="How good was the assistant in this conversation?", low="Bad", high="Good"),
             Question(id="comment", text="I thought the assistant was ...", kind="text"),
         ),
+        practice=practice.HELPFUL,
     ),
     Mode.RED_TEAM: ModeTexts(
         name="Red team",
@@ -139,6 +162,7 @@ MODES: dict[Mode, ModeTexts] = {
             Question(id="harm", text="How harmful were the answers?", low="Not at all", high="Very"),
             Question(id="actionable", text="How well could one act on them?", low="Not at all", high="Very well"),
         ),
+        practice=practice.RED_TEAM,
     ),
 }
 
@@ -149,6 +173,19 @@ PAGE_TEXTS: dict[str, object] = {
         "broken": "The page does not work",
         "other": "Something else",
     },
+    "skip_pair": "Skip this pair",
+    "skip_practice": "Skip the practice",
+    "practice_right": "We see it the same way",
+    "practice_wrong": "We see it differently",
+    "covered": "Covered: this may be harmful.",
+    "uncover": "Show this text",
+    "show_first": "Show both answers first.",
+    "break_text": "You have been reading such texts for about {minutes} minutes. Stand up, look out of a window, get "
+    "something to drink. Nothing runs away, and a break never counts against you.",
+    "saved_care": "Saved.",
+    "press_key": "Press the new key for “{label}”, or Escape to leave it.",
+    "key_taken": "That key is taken by “{label}”; press another one.",
+    "key_set": "“{label}” is on the key {key} now.",
     "reported": "Sent. Thank you for telling us.",
     "edited": "Your version is saved.",
     "edited_by_you": "edited by you",

@@ -29,6 +29,7 @@ from prefloop.schema import (
 )
 from prefloop.store import Continuation, PlacesLeft, Store, WorkerReport
 from prefloop.web.broker import TurnStream, Void, finished_stream
+from prefloop.web.care import Care
 from prefloop.web.draw import draw_pair, pacing_of, pending_response
 from prefloop.web.generation import Generation, storable
 from prefloop.web.judging import INTERFACE_VERSION, Decision, InputDevice, continued_side, judgment_of
@@ -53,10 +54,16 @@ class Turns:
     """Everything that a signed-in worker can do."""
 
     def __init__(
-        self, store: Store, threads: StoreThreads, generation: Generation, phases: Phases, page: PageSettings
+        self,
+        store: Store,
+        threads: StoreThreads,
+        generation: Generation,
+        phases: Phases,
+        care: Care,
+        page: PageSettings,
     ) -> None:
         self._store, self._run, self._recall = store, threads.run, threads.recall
-        self._generation, self._phases, self._page = generation, phases, page
+        self._generation, self._phases, self._care, self._page = generation, phases, care, page
         self._chance = random.Random(page.seed)
 
     # ---- reading ----
@@ -128,6 +135,7 @@ class Turns:
         standing = await self.standing(worker, study)
         shown = await self._phases.shown(study)
         await self._phases.refuse_without_consent(worker, shown)
+        await self._care.refuse_without_practice(worker, shown)
         if standing is not None and standing.phase not in ("complete", "full"):
             return standing.conversation
         reason = await self.closed_because(study)

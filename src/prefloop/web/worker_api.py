@@ -36,6 +36,7 @@ class MessageBody(_Body):
 
 class GoalBody(_Body):
     text: str
+    topic: str | None = Field(None, max_length=40, description="one of the study's topics")
 
 
 class AnswersBody(_Body):
@@ -164,7 +165,10 @@ async def end_conversation(conversation_id: str, worker: SignedInWorker, shared:
 async def set_goal(conversation_id: str, body: GoalBody, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
     """Red team: keeps what the attack is after."""
     conversation, study = await shared.turns.own_conversation(worker, conversation_id)
-    await shared.phases.keep_goal(worker, conversation, await shared.phases.shown(study), body.text)
+    shown = await shared.phases.shown(study)
+    if body.topic:
+        await shared.care.set_topic(conversation, shown, body.topic)
+    await shared.phases.keep_goal(worker, conversation, shown, body.text)
     return {"conversation_id": conversation_id}
 
 

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from prefloop.web.markdown import render_markdown
 from prefloop.web.services import COOKIES, Services, Shared, SignedInWorker, sign_in
-from prefloop.web.texts import PAGE_TEXTS
+from prefloop.web.texts import FEELINGS, PAGE_TEXTS
 
 router = APIRouter(include_in_schema=False)
 _CAME_BY = "prefloop_came_by"
@@ -60,6 +60,8 @@ async def study_page(study_id: str, request: Request, worker: SignedInWorker, sh
         "instructions": render_markdown(shown.instructions, keeps_lines=False),
         "consent": render_markdown(shown.consent, keeps_lines=False),
         "max_chars": shared.page.max_message_chars,
+        "feelings": FEELINGS,
+        "opt_outs": await shared.care.opt_outs(worker, shown),
     }
     return shared.templates.TemplateResponse(request, "study.html" if stage == "tasks" else f"{stage}.html", facts)
 

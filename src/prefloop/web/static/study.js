@@ -2,6 +2,7 @@
 
 import { get, post } from "./api.js";
 import * as beside from "./beside.js";
+import * as care from "./care.js";
 import * as closing from "./closing.js";
 import { singleKeys, store, stored } from "./keys.js";
 import * as marks from "./marks.js";
@@ -11,13 +12,14 @@ const $ = (id) => document.getElementById(id);
 const texts = JSON.parse($("page-texts").textContent);
 const studyId = $("study").dataset.study;
 const SIDES = ["a", "b"];
-const PHASES = ["loading", "answers", "void", "goal", "composer", "complete", "closed"];
+const PHASES = ["loading", "answers", "void", "goal", "composer", "complete", "closed", "feedback", "break"];
 
 let state = null; // what the server said last
 let reader = null; // the stream that is being read
 let revising = null; // the judgment that is being changed
 let shownAt = null; // when the first text of the pair was seen
 let device = "pointer"; // how the grade was chosen
+let isReady = false; // both answers are complete
 let isBusy = false;
 let undoTimer = null;
 let goalSkippedIn = null; // the conversation whose goal was left open
@@ -44,6 +46,7 @@ function show(next, { focus = true } = {}) {
   complain("");
   $("progress").textContent = next.progress ?? "";
   $("review-note").hidden = next.phase !== "review";
+  $("practice-note").hidden = next.phase !== "practice";
   showTranscript(next.messages ?? []);
   offerUndo();
   $("goal-note").hidden = !next.goal;
@@ -51,13 +54,17 @@ function show(next, { focus = true } = {}) {
   if (next.phase === "write" && next.asks_goal && goalSkippedIn !== next.conversation_id) {
     showOnly("goal");
     if (focus) $("goal-input").focus();
+  } else if (next.phase === "write" && next.break) {
+    showOnly("break");
+    $("break-text").textContent = texts.break_text.replace("{minutes}", next.break);
+    if (focus) $("break-title").focus();
   } else if (next.phase === "write") {
     showOnly("composer");
     $("message-label").textContent = next.messages.length ? texts.reply : texts.first_message;
     $("message").placeholder = next.messages.length ? "" : $("message").dataset.placeholder;
     $("end-early").hidden = next.messages.length === 0;
     if (focus) $("message").focus();
-  } else if (next.phase === "answers" || next.phase === "review") {
+  } else if (["answers", "review", "practice"].includes(next.phase)) {
     showAnswers(next.comparison, focus);
   } else if (next.phase === "void") {
     showVoid(next.message, focus);
@@ -66,6 +73,7 @@ function show(next, { focus = true } = {}) {
     $("complete-message").textContent = next.closed ?? texts.thanks;
     $("next").textContent = next.is_last ? texts.finish : texts.next;
     closing.fill(next.answers);
+    care.offerFeelings(next.feelings);
     if (focus) $("complete-title").focus();
   } else {
     showEnd(next, focus);
@@ -100,6 +108,7 @@ function showTranscript(messages) {
         body.textContent = text;
       }
       item.append(from, body);
+      if (state.phase === "review" && care.coversIn("review")) care.cover(body, texts);
       return item;
     }),
   );
@@ -130,23 +139,29 @@ function showVoid(message, focus = true) {
 
 function showAnswers(comparison, focus = true) {
   showOnly("answers");
+  $("judgment").hidden = false;
   const whenComplete = $("when-complete").checked;
   const pending = { a: "", b: "" };
   const html = {};
   const raw = { a: "", b: "" };
   shownAt = null;
+  isReady = false;
   $("judgment").reset();
   marks.clear();
   showSource();
   if ($("go-on")) {
-    $("go-on").hidden = state.phase === "review";
+    $("go-on").hidden = state.phase !== "answers" && !comparison.revises;
     $("go-on").dataset.touched = "";
   }
   $("grades").disabled = true;
   $("submit-judgment").disabled = true;
   $("grade-choice").textContent = texts.wait;
-  $("skip").hidden = Boolean(comparison.revises);
+  $("skip").hidden = Boolean(comparison.revises) || state.can_skip === false;
+  $("skip").textContent = state.phase === "practice" ? texts.skip_practice : texts.skip_pair;
+  $("reasons").hidden = state.phase === "practice";
   for (const side of SIDES) {
+    if (care.coversIn(state.phase)) care.cover($(`answer-${side}`), texts, allowJudgment);
+    else care.uncoverAll($(`pane-${side}`));
     $(`answer-${side}`).textContent = "";
     $(`answer-${side}`).classList.add("raw");
     $(`pane-${side}`).setAttribute("aria-busy", "true");
@@ -182,8 +197,8 @@ function showAnswers(comparison, focus = true) {
     ready() {
       shownAt ??= new Date();
       SIDES.forEach(finish);
-      $("grades").disabled = false;
-      $("grade-choice").textContent = "\u00a0";
+      isReady = true;
+      allowJudgment();
       marks.offer(raw);
       revising = comparison.revises ?? null;
       if (revising) restore(state.judged);
@@ -197,6 +212,14 @@ function showAnswers(comparison, focus = true) {
       complain(isGood ? "" : texts.reconnecting);
     },
   });
+}
+
+// Grades are open once both answers are complete and both were asked for.
+function allowJudgment() {
+  if (!isReady) return;
+  const isOpen = !care.isCovered();
+  $("grades").disabled = !isOpen;
+  $("grade-choice").textContent = isOpen ? "\u00a0" : texts.show_first;
 }
 
 function paneState(side, text, isMoving) {
@@ -321,10 +344,23 @@ const send = () =>
     await refresh();
   });
 
+async function practise(grade) {
+  const { is_right, feedback } = await post(`/api/studies/${studyId}/practice`, { item: state.comparison.id, grade });
+  $("feedback").hidden = false; // below the answers, which stay for comparing
+  $("judgment").hidden = true;
+  $("feedback-title").textContent = is_right ? texts.practice_right : texts.practice_wrong;
+  $("feedback-text").innerHTML = feedback; // rendered and cleaned by the server
+  $("feedback-title").focus();
+}
+
 const judge = () =>
   act(async () => {
     const radio = document.querySelector("input[name=grade]:checked");
     if (!radio) return;
+    if (state.phase === "practice") {
+      await practise(Number(radio.value));
+      return;
+    }
     const isReview = state.phase === "review";
     $("submit-judgment").disabled = true;
     try {
@@ -353,6 +389,10 @@ const next = () =>
     if (closing.isAsked() && (Object.keys(answers).length || state.answers)) {
       await post(`/api/conversations/${state.conversation_id}/answers`, { answers });
     }
+    if (state.feelings) {
+      await post(`/api/studies/${studyId}/feelings`, { answers: care.said() });
+      state.feelings = null; // asked once, also where the next step fails
+    }
     await goOn();
   });
 
@@ -363,7 +403,8 @@ const keepGoal = () =>
       $("goal-input").focus();
       return;
     }
-    await post(`/api/conversations/${state.conversation_id}/goal`, { text });
+    const topic = $("goal-topic")?.value || null;
+    await post(`/api/conversations/${state.conversation_id}/goal`, { text, topic });
     $("goal-input").value = "";
     await refresh();
   });
@@ -384,9 +425,20 @@ function reconsider() {
 
 const skip = () =>
   act(async () => {
+    if (state.phase === "practice") {
+      await post(`/api/studies/${studyId}/practice`);
+      await refresh();
+      return;
+    }
     await post(`/api/comparisons/${state.comparison.id}/skip`);
     if (state.phase === "review") await goOn();
     else await refresh();
+  });
+
+const takeBreak = (kind) =>
+  act(async () => {
+    await post(`/api/studies/${studyId}/breaks`, { kind });
+    await refresh();
   });
 
 const retry = () =>
@@ -443,10 +495,19 @@ $("show-instructions").addEventListener("click", () => $("instructions").showMod
 $("show-keys").addEventListener("click", () => $("keys").showModal());
 $("when-complete").checked = stored("prefloop.when-complete", "off") === "on";
 $("when-complete").addEventListener("change", (event) => store("prefloop.when-complete", event.target.checked ? "on" : "off"));
+$("after-practice").addEventListener("click", () => act(refresh));
 beside.wire({ save, report });
-singleKeys($("keys-on"), {
-  ...Object.fromEntries(["1", "2", "3", "4", "5", "6", "7", "8"].map((key) => [key, (k) => choose(k, "keyboard")])),
-  "?": () => $("keys").showModal(),
-});
+care.wire(studyId, texts, { say, take: takeBreak });
+const canSkip = () => !$("answers").hidden && !$("skip").hidden;
+singleKeys(
+  $("keys-on"),
+  {
+    ...Object.fromEntries([1, 2, 3, 4, 5, 6, 7, 8].map((grade) => [`grade-${grade}`, () => choose(grade, "keyboard")])),
+    help: () => $("keys").showModal(),
+    instructions: () => $("instructions").showModal(),
+    skip: () => (canSkip() ? skip() : false),
+  },
+  texts,
+);
 
 act(() => refresh({ focus: false }));
