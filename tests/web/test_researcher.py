@@ -80,8 +80,8 @@ async def test_pause_and_open_again(open_room: Callable[..., Any]) -> None:
     async with open_room(cache_seconds=60.0) as room:
         study = a_study(room.store)
         researcher, worker = await room.researcher(), await room.worker(study)
-        assert (await worker.state())["phase"] == "start"
-        for state, phase in (("paused", "closed"), ("open", "start")):
+        assert (await worker.state())["phase"] == "practice"
+        for state, phase in (("paused", "closed"), ("open", "practice")):
             form = {"state": state}
             assert (await researcher.post(f"/researcher/studies/{study.id}/state", data=form)).status_code == 303
             assert (await worker.state())["phase"] == phase

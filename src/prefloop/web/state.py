@@ -24,8 +24,6 @@ async def worker_state(shared: Services, worker: Worker, study: Study) -> dict[s
     standing = await shared.turns.standing(worker, study)
     closed = await shared.turns.closed_because(study)
     stopped = stopped_message(study)
-    if standing is None and closed is None and (step := await shared.care.practice_step(worker, shown)) is not None:
-        return practice_shown(shown, step)
     if standing is not None and (standing.phase == "full" or (stopped and standing.phase in ("write", "void"))):
         messages, message = messages_shown(standing.messages), stopped or closed
         return {"phase": "closed", "message": message, "messages": messages, **await _end(shared, worker, shown)}
@@ -90,7 +88,14 @@ async def _between(shared: Services, worker: Worker, shown: Shown, closed: str |
         return {"phase": "end", "message": message, "messages": [], **await _end(shared, worker, shown)}
     if closed is not None:
         return {"phase": "closed", "message": closed, "messages": [], **await _end(shared, worker, shown)}
+    step = await shared.care.practice_step(worker, shown)
+    if step is not None and (shown.phases.practice == "require" or await _is_new(shared, worker, shown.study)):
+        return practice_shown(shown, step)
     return {"phase": "start", "messages": [], "progress": await _task(shared, worker, shown, begun=False)}
+
+
+async def _is_new(shared: Services, worker: Worker, study: Study) -> bool:
+    return await shared.threads.run(shared.store.conversation_count, worker.id, study.id) == 0
 
 
 async def _under_way(
