@@ -91,6 +91,7 @@ class _SimulatedWorker:
         self.assignment, self.token, self.world, self.gold = assignment, token, world, gold
         self.traits, self.chance = traits, chance
         self.speaker = Speaker(world, chance)
+        self.aside = random.Random(chance.getstate()[1][0])  # draws beside the work leave its own draws as they are
 
     async def run(self, work: Work, connector: aiohttp.BaseConnector) -> None:
         async with aiohttp.ClientSession(
@@ -116,7 +117,7 @@ class _SimulatedWorker:
         study = f"/api/studies/{self.assignment.study_id}"
         while (state := await self._json("GET", f"{study}/state"))["phase"] == "practice":
             await self._read(state["comparison"]["stream_url"])
-            answer = {"item": state["comparison"]["id"], "grade": self.chance.randint(1, 8)}
+            answer = {"item": state["comparison"]["id"], "grade": self.aside.randint(1, 8)}
             await self._json("POST", f"{study}/practice", answer)
 
     async def _questions(self, path: str) -> None:
@@ -125,7 +126,7 @@ class _SimulatedWorker:
         if state["phase"] != "complete":
             return
         scales = [question for question in state["questions"] if question["kind"] == "scale"]
-        answers = {question["id"]: self.chance.randint(1, question["steps"]) for question in scales}
+        answers = {question["id"]: self.aside.randint(1, question["steps"]) for question in scales}
         if answers:
             await self._json("POST", f"{path}/answers", {"answers": answers})
         if state.get("feelings"):

@@ -94,7 +94,7 @@ feelings_asked = Table("feelings_asked", metadata, FeelingsAskedColumns)
 
 
 class FeelingsColumns(TypedColumns):
-    """What somebody said, without who and with the day alone; the id is random and tells no order."""
+    """What somebody said, without who and with the day alone; the id is random."""
 
     id = Column(Text, primary_key=True)
     study_id: Named[str] = Column(Text, ForeignKey("study.id"), index=True)

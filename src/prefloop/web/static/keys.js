@@ -20,9 +20,17 @@ export const store = (name, value) => {
   }
 };
 
+function own() {
+  try {
+    return JSON.parse(stored(CHOSEN, "{}"));
+  } catch {
+    return {}; // somebody else's text: the usual keys
+  }
+}
+
 const buttons = [...document.querySelectorAll("[data-key]")];
 const usual = Object.fromEntries(buttons.map((button) => [button.dataset.key, button.textContent]));
-let chosen = { ...usual, ...JSON.parse(stored(CHOSEN, "{}")) };
+let chosen = { ...usual, ...own() };
 let waiting = null; // the button whose new key is awaited
 
 const fill = (text, facts) => text.replace(/\{(\w+)\}/g, (_, name) => facts[name]);
