@@ -84,7 +84,7 @@ def phases(name: str, settings: Path | None, overrides: tuple[str, ...], workspa
 @workspace_option
 @json_option
 def care(name: str, workspace_path: Path, as_json: bool) -> None:
-    """How the people of study NAME fare, as a whole: reading time, breaks, skips, feelings. Nothing about one person."""
+    """How the people of study NAME fare, as a whole: reading, breaks, skips, feelings. Nothing about one person."""
     from prefloop.loop.studies import find_study
     from prefloop.stats import clustered_mean, wilson
     from prefloop.store.care import FEWEST_PEOPLE
