@@ -248,7 +248,8 @@ class Study(Noun):
         "any", description="'distinct' always shows two different snapshots (for Elo); 'any' draws each side alone"
     )
     continue_with: Literal["clicked", "other", "random", "worker_choice"] = "clicked"
-    overlap: float = Field(0.0, ge=0.0, le=1.0, description="share of comparisons that a second worker judges too")
+    overlap: float = Field(0.0, ge=0.0, le=1.0, description="share of comparisons that more workers judge too")
+    overlap_judges: int = Field(2, ge=2, le=20, description="workers who judge each of them, the first one included")
     sampling: SamplingSettings = SamplingSettings()
     turns_per_conversation: int = Field(4, ge=1)
     target_comparisons: int | None = None

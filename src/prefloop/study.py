@@ -68,8 +68,12 @@ class PracticeItem(Config):
 
     def is_right(self, grade: int) -> bool:
         """Whether a grade from 1 to 8 says the same; the two middle grades are right where nothing decides."""
-        picked = "a" if grade <= 3 else "b" if grade >= 6 else "same"
-        return picked == self.pick
+        return picked_by(grade) == self.pick
+
+
+def picked_by(grade: int) -> Literal["a", "b", "same"]:
+    """What a grade from 1 to 8 says of a pair; the two middle grades say that nothing decides."""
+    return "a" if grade <= 3 else "b" if grade >= 6 else "same"
 
 
 class HelpLink(Config):
@@ -105,6 +109,21 @@ class CareSettings(Config):
     )
 
 
+class CheckSettings(Config):
+    """Pairs among the tasks whose answer is known in some way; they look like second opinions and train nothing."""
+
+    gold_share: float = Field(
+        0.0, ge=0.0, le=0.5, description="gold items (whose answer researchers gave) for each judgment of a worker"
+    )
+    repeat_share: float = Field(
+        0.0, ge=0.0, le=0.5, description="own pairs that come again, sides swapped, for each judgment of a worker"
+    )
+    repeat_after: int = Field(6, ge=1, description="newer judgments before a pair may come again")
+    calibration_judges: int = Field(
+        1, ge=1, description="researchers who judge a calibration item before new workers see it"
+    )
+
+
 class StudyPhases(Config):
     """`prefloop study phases STUDY PHASES.toml`: what a study shows and asks around its chat tasks."""
 
@@ -125,6 +144,9 @@ class StudyPhases(Config):
         (), max_length=12, description="own practice turns; empty: the mode's"
     )
     care: CareSettings = CareSettings()
+    checks: CheckSettings = CheckSettings()
+    most_per_worker: int | None = Field(None, ge=1, description="judgments of one worker in the study; empty is no end")
+    most_per_hour: int | None = Field(None, ge=1, description="judgments of one worker in an hour; empty is no limit")
     goal: Literal["ask", "require", "off"] = Field(
         "ask", description="red team: what the attack is after, before the first message"
     )
@@ -176,7 +198,8 @@ class StudySettings(Config):
     continue_with: Literal["clicked", "other", "random", "worker_choice"] = Field(
         "clicked", description="which answer a conversation goes on with"
     )
-    overlap: float = Field(0.0, ge=0.0, le=1.0, description="share of comparisons that a second worker judges too")
+    overlap: float = Field(0.0, ge=0.0, le=1.0, description="share of comparisons that more workers judge too")
+    overlap_judges: int = Field(2, ge=2, le=20, description="workers who judge each of them, the first one included")
     sampling_temperature: float = Field(SamplingSettings().temperature, ge=0.0, le=10.0, description="of the answers")
     max_response_tokens: int = Field(SamplingSettings().max_response_tokens, ge=1, description="longest answer")
     turns_per_conversation: int = Field(4, ge=1, description="comparisons in one conversation")

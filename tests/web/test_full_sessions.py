@@ -251,7 +251,7 @@ def test_fifty_simulated_workers_and_one_person(live_server: LiveServer, open_pa
     page.wait_for_selector("#practice-note", state="hidden")
     judged = 0
     while judged < 2:  # a second opinion may come first
-        page.wait_for_selector("#composer:visible, #grades:enabled")
+        page.wait_for_selector("#composer:visible, #grades:enabled:visible")
         if page.is_visible("#composer"):
             page.fill("#message", f"A person's question {judged}")
             page.click("#send")
@@ -259,9 +259,7 @@ def test_fifty_simulated_workers_and_one_person(live_server: LiveServer, open_pa
         is_own = not page.is_visible("#review-note")
         page.locator("input[name=grade][value='6']").check()
         page.click("#submit-judgment")
-        page.wait_for_function(
-            "document.getElementById('grades').disabled || document.getElementById('answers').hidden"
-        )
+        page.wait_for_selector("input[name=grade]:checked", state="hidden")  # the next pair, or none
         judged += is_own
     page.wait_for_selector("#complete:visible")
     crowd.join(120)

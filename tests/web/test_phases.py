@@ -26,7 +26,12 @@ async def test_tasks_are_counted_and_the_end_gives_the_code(open_room: Callable[
         study = a_study(room.store)
         room.store.set_study_phases(
             study.id,
-            StudyPhases(tasks_per_worker=2, completion_code="C0DE", completion_url="https://example.org/done?cc=C0DE"),
+            StudyPhases(
+                tasks_per_worker=2,
+                practice="off",
+                completion_code="C0DE",
+                completion_url="https://example.org/done?cc=C0DE",
+            ),
         )
         worker = await room.worker(study)
         assert (await worker.state())["progress"] == "task 1 of 2"

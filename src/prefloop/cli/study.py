@@ -85,9 +85,9 @@ def phases(name: str, settings: Path | None, overrides: tuple[str, ...], workspa
 @json_option
 def care(name: str, workspace_path: Path, as_json: bool) -> None:
     """How the people of study NAME fare, as a whole: reading, breaks, skips, feelings. Nothing about one person."""
-    from prefloop.loop.studies import find_study
     from prefloop.stats import clustered_mean, wilson
     from prefloop.store.care import FEWEST_PEOPLE
+    from prefloop.store.study_settings import find_study
 
     with Workspace(workspace_path).store() as store:
         counts = store.care_counts(find_study(store, name).id)

@@ -5,9 +5,11 @@ appends to the event log; nothing that was judged is ever overwritten. Knows not
 """
 
 from prefloop.store.accounts import Account, AccountLink, AccountRole, Accounts, ApiToken, Researcher
+from prefloop.store.announcements import Announcement, Announcements
 from prefloop.store.asking import Asking
 from prefloop.store.care import Care, CareCounts, PracticeAnswer
-from prefloop.store.collecting import Collecting, ConversationStanding
+from prefloop.store.checks import Check, CheckCounts, CheckItem, Checks
+from prefloop.store.collecting import Collecting, ConversationStanding, JudgingPace
 from prefloop.store.columns import Batch, Columns, ComparisonColumns, JudgmentColumns, ScoreColumns, TurnColumns
 from prefloop.store.comparisons import Comparisons
 from prefloop.store.conversations import Conversations
@@ -46,10 +48,14 @@ __all__ = [
     "AccountLink",
     "AccountRole",
     "Agreement",
+    "Announcement",
     "Answer",
     "ApiToken",
     "Batch",
     "CareCounts",
+    "Check",
+    "CheckCounts",
+    "CheckItem",
     "ComparisonColumns",
     "ComparisonRecord",
     "Continuation",
@@ -61,6 +67,7 @@ __all__ = [
     "FoundMessage",
     "ImportReport",
     "JudgedComparison",
+    "JudgingPace",
     "JudgmentColumns",
     "Latest",
     "Payment",
@@ -97,6 +104,8 @@ class Store(
     Payments,
     Workforce,
     Care,
+    Checks,
+    Announcements,
     Asking,
     Collecting,
     Reading,

@@ -5,10 +5,13 @@ Reads only, each in one short transaction. Knows nothing of pages.
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, func, select
+from datetime import datetime, timedelta
+
+from sqlalchemy import bindparam, func, select, union_all
 
 from prefloop.schema import Comparison, Conversation, Judgment, Noun, TreeMessage, now
 from prefloop.store import tables
+from prefloop.store.check_tables import check, check_answer
 from prefloop.store.database import Database
 from prefloop.store.rows import conversation_from, judgment_from, load_comparisons, one_row, tree_message_from
 
@@ -22,6 +25,17 @@ class ConversationStanding(Noun):
     messages: tuple[TreeMessage, ...]
     comparisons: tuple[Comparison, ...]
     judgments: tuple[Judgment, ...] = ()
+
+
+class JudgingPace(Noun):
+    """What a worker has judged; `free_at` is when the hour's limit lets them go on, None where it does now."""
+
+    judged: int
+    free_at: datetime | None
+
+    @property
+    def wait_seconds(self) -> float:
+        return 0.0 if self.free_at is None else max(0.0, (self.free_at - now()).total_seconds())
 
 
 _MESSAGES = (
@@ -73,6 +87,26 @@ class Collecting(Database):
         statement = select(func.count()).where(table.c.worker_id == worker_id, table.c.study_id == study_id)
         with self._read() as connection:
             return connection.scalar(statement) or 0
+
+    def judging_pace(self, worker_id: str, study_id: str, most_per_hour: int | None) -> JudgingPace:
+        """How much a worker has judged in a study, checks included, and when the hour's limit lets them go on."""
+        judgment, comparison = tables.judgment, tables.comparison
+        times = union_all(
+            select(judgment.c.decided_at.label("at"))
+            .join(comparison, comparison.c.id == judgment.c.comparison_id)
+            .where(judgment.c.worker_id == worker_id, judgment.c.revises.is_(None))
+            .where(comparison.c.study_id == study_id, comparison.c.edit_of.is_(None)),
+            select(check_answer.c.answered_at)
+            .join(check, check.c.id == check_answer.c.check_id)
+            .where(check.c.worker_id == worker_id, check.c.study_id == study_id),
+        ).subquery()
+        with self._read() as connection:
+            judged = connection.scalar(select(func.count()).select_from(times)) or 0
+            filling = None
+            if most_per_hour is not None:
+                recent = select(times.c.at).where(times.c.at > now() - timedelta(hours=1)).order_by(times.c.at.desc())
+                filling = connection.scalar(recent.offset(most_per_hour - 1).limit(1))
+        return JudgingPace(judged=judged, free_at=None if filling is None else filling + timedelta(hours=1))
 
     def may_join(self, worker_id: str, study_id: str) -> bool:
         """True for a worker invited to this study or to the workspace, and for one added without an invitation."""

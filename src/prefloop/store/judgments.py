@@ -22,9 +22,6 @@ from prefloop.store.rows import judgment_from, load_comparisons, one_row, row_of
 from prefloop.store.views import Continuation
 
 _RACES = 20
-JUDGES_WITH_OVERLAP = 2
-"""Workers who judge a comparison that was drawn for overlap."""
-
 
 _LATER = tables.judgment.alias("later")
 _UNREVISED = (
@@ -128,7 +125,7 @@ class Judgments(Database):
             if held is not None:
                 connection.execute(update(lease).where(lease.c.comparison_id == held).values(expires_at=expires))
                 return load_comparisons(connection, [one_row(connection, tables.comparison, held, "comparison")])[0]
-            row = _next_for_overlap(connection, study_id, worker_id, study["overlap"])
+            row = _next_for_overlap(connection, study_id, worker_id, study["overlap"], study["overlap_judges"])
             if row is None:
                 return None
             values = {"comparison_id": row["id"], "study_id": study_id, "worker_id": worker_id, "expires_at": expires}
@@ -243,7 +240,9 @@ def _refuse_without_lease(connection: Connection, judgment: Judgment) -> None:
         )
 
 
-def _next_for_overlap(connection: Connection, study_id: str, worker_id: str, overlap: float) -> RowMapping | None:
+def _next_for_overlap(
+    connection: Connection, study_id: str, worker_id: str, overlap: float, wanted_judges: int
+) -> RowMapping | None:
     comparison, judgment, lease = tables.comparison, tables.judgment, tables.lease
     judges = (
         select(func.count(judgment.c.worker_id.distinct()))
@@ -265,7 +264,7 @@ def _next_for_overlap(connection: Connection, study_id: str, worker_id: str, ove
             comparison.c.state == ComparisonState.JUDGED,
             comparison.c.overlap_draw < overlap,
             comparison.c.worker_id.is_distinct_from(worker_id),
-            judges < JUDGES_WITH_OVERLAP,
+            judges < wanted_judges,
             ~own.exists(),
             ~leased.exists(),
         )

@@ -35,6 +35,7 @@ def add_study(store: Store, settings: StudySettings) -> Study:
         compare=settings.compare,
         continue_with=settings.continue_with,
         overlap=settings.overlap,
+        overlap_judges=settings.overlap_judges,
         sampling=SamplingSettings(
             temperature=settings.sampling_temperature, max_response_tokens=settings.max_response_tokens
         ),

@@ -68,3 +68,46 @@ class TaskAnswersColumns(TypedColumns):
 
 
 task_answers = Table("task_answers", metadata, TaskAnswersColumns, one_of("kind", "goal", "closing"))
+
+
+class AnnouncementColumns(TypedColumns):
+    """What researchers want every worker of a study to know. Append-only; an empty text ends the one before."""
+
+    id = Column(Text, primary_key=True)
+    study_id: Named[str] = Column(Text, ForeignKey("study.id"), index=True)
+    text: Named[str] = Column(Text)
+    by: Named[str] = Column(Text)
+    announced_at = Column(UtcTime, nullable=False)
+
+
+announcement = Table("announcement", metadata, AnnouncementColumns)
+
+
+class ArrivalColumns(TypedColumns):
+    """Who came from a platform, under which ids of the platform's. Append-only."""
+
+    id = Column(Text, primary_key=True)
+    platform: Named[str] = Column(Text)
+    external_id: Named[str] = Column(Text)
+    external_study_id: Named[str] = Column(Text)
+    external_session_id: Named[str] = Column(Text)
+    worker_id: Named[str] = Column(Text, ForeignKey("worker.id"))
+    study_id: Named[str] = Column(Text, ForeignKey("study.id"))
+    arrived_at = Column(UtcTime, nullable=False)
+
+
+arrival = Table(
+    "arrival",
+    metadata,
+    ArrivalColumns,
+    Index("ix_arrival_study_id", "study_id"),
+    Index(
+        "uq_arrival_session",
+        "platform",
+        "external_id",
+        "external_study_id",
+        "external_session_id",
+        "study_id",
+        unique=True,
+    ),
+)

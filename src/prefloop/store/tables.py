@@ -115,6 +115,7 @@ class StudyColumns(TypedColumns):
     tranche: Named[str] = Column(Text)
     continue_with: Named[str] = Column(Text)
     overlap = Column(Float, nullable=False)
+    overlap_judges = Column(Integer, nullable=False, server_default="2")
     sampling: Named[Any] = Column(JSON, nullable=False)
     turns_per_conversation: Named[int]
     target_comparisons: Named[int | None]

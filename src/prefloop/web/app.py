@@ -28,6 +28,7 @@ from prefloop.web import (
 )
 from prefloop.web.broker import Broker
 from prefloop.web.care import Care
+from prefloop.web.checks import Checks
 from prefloop.web.generation import Generation
 from prefloop.web.passwords import Guesses
 from prefloop.web.phases import Phases
@@ -99,6 +100,7 @@ def create_app(
         turns=turns,
         phases=phases,
         care=care,
+        checks=Checks(store, threads),
         page=page,
         templates=templates,
         quality_report=quality_report,

@@ -18,6 +18,7 @@ from prefloop.schema import Worker
 from prefloop.store import AccountRole, Researcher, Store
 from prefloop.web.broker import Broker
 from prefloop.web.care import Care
+from prefloop.web.checks import Checks
 from prefloop.web.generation import Generation
 from prefloop.web.passwords import Guesses
 from prefloop.web.phases import Phases
@@ -48,6 +49,7 @@ class Services:
     turns: Turns
     phases: Phases
     care: Care
+    checks: Checks
     page: PageSettings
     templates: Jinja2Templates
     quality_report: Path | None

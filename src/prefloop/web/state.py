@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from prefloop.schema import Comparison, Study, TreeMessage, Worker
+from prefloop.schema import Comparison, Message, Study, TreeMessage, Worker
 from prefloop.web.care import PracticeStep
 from prefloop.web.judging import continued_side
 from prefloop.web.markdown import render_markdown
@@ -23,7 +23,7 @@ async def worker_state(shared: Services, worker: Worker, study: Study) -> dict[s
     shown = await shared.phases.shown(study)
     standing = await shared.turns.standing(worker, study)
     closed = await shared.turns.closed_because(study)
-    stopped = stopped_message(study)
+    stopped = stopped_message(study) or await shared.turns.pace_refusal(worker, study)
     if standing is not None and (standing.phase == "full" or (stopped and standing.phase in ("write", "void"))):
         messages, message = messages_shown(standing.messages), stopped or closed
         return {"phase": "closed", "message": message, "messages": messages, **await _end(shared, worker, shown)}
@@ -61,17 +61,17 @@ def practice_shown(shown: Shown, step: PracticeStep) -> dict[str, Any]:
     }
 
 
-def stream_url(comparison: Comparison) -> str:
+def stream_url(comparison_id: str) -> str:
     """Where both answers of a comparison stream."""
-    return f"/api/turns/{comparison.id}/events"
+    return f"/api/turns/{comparison_id}/events"
 
 
-def pair_shown(comparison: Comparison) -> dict[str, Any]:
+def pair_shown(comparison_id: str) -> dict[str, Any]:
     """A comparison as the page knows it."""
-    return {"id": comparison.id, "stream_url": stream_url(comparison)}
+    return {"id": comparison_id, "stream_url": stream_url(comparison_id)}
 
 
-def messages_shown(messages: Iterable[TreeMessage]) -> list[dict[str, Any]]:
+def messages_shown(messages: Iterable[Message | TreeMessage]) -> list[dict[str, Any]]:
     """Turns as the page shows them; the assistant's rendered and cleaned."""
     return [
         {"role": m.role, "text": m.text, "html": render_markdown(m.text) if m.role == "assistant" else None}
@@ -88,6 +88,9 @@ async def _between(shared: Services, worker: Worker, shown: Shown, closed: str |
         return {"phase": "end", "message": message, "messages": [], **await _end(shared, worker, shown)}
     if closed is not None:
         return {"phase": "closed", "message": closed, "messages": [], **await _end(shared, worker, shown)}
+    resting = await shared.turns.pace_refusal(worker, shown.study)
+    if resting is not None:
+        return {"phase": "closed", "message": resting, "messages": [], **await _end(shared, worker, shown)}
     step = await shared.care.practice_step(worker, shown)
     if step is not None and (shown.phases.practice == "require" or await _is_new(shared, worker, shown.study)):
         return practice_shown(shown, step)
@@ -118,7 +121,7 @@ async def _under_way(
     if standing.phase == "write":
         state["break"] = await shared.care.break_due(worker, shown)
     if standing.phase == "answers" and last is not None:
-        state["comparison"] = pair_shown(last)
+        state["comparison"] = pair_shown(last.id)
     elif standing.phase == "void":
         state["message"] = void_message(last)
     elif last is not None:
@@ -150,7 +153,7 @@ async def _add_provisional(
     state["messages"].append(message)
     state["judged"] = {
         "comparison_id": last.id,
-        "stream_url": stream_url(last),
+        "stream_url": stream_url(last.id),
         "judgment_id": judgment.id,
         "grade": judgment.grade,
         "reason_tags": judgment.reason_tags,

@@ -88,6 +88,11 @@ STANDING_MESSAGES = {
 """Why a worker may not work, by standing."""
 
 
+MOST_JUDGED = "You have judged {count} pairs, which is all that one person does in this study. Thank you."
+REST_A_LITTLE = (
+    "You have judged {count} pairs within an hour, the most that this study takes from one person. "
+    "Please rest a little: you can go on in {minutes} min."
+)
 TASKS_DONE = "You have done all {count} tasks of this study. Thank you."
 
 

@@ -8,6 +8,7 @@ begins; until then its judgment may be changed.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from prefloop.web.problems import Problem
 from prefloop.web.settings import PageSettings
 from prefloop.web.standing import Standing, goes_on_with_edits, stopped_message, void_message
 from prefloop.web.store_threads import StoreThreads
-from prefloop.web.texts import PLACES_TAKEN, STUDY_FULL, TASKS_DONE
+from prefloop.web.texts import MOST_JUDGED, PLACES_TAKEN, REST_A_LITTLE, STUDY_FULL, TASKS_DONE
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class Turns:
         if standing is not None:
             await self._phases.refuse_open_questions(standing.conversation, shown)
             await self._close(standing, "complete")
+        await self._refuse_too_fast(worker, study)
         limit = shown.phases.tasks_per_worker
         if limit is not None and await self._phases.tasks_done(worker, study) >= limit:
             raise Problem(409, "tasks_done", TASKS_DONE.format(count=limit))
@@ -159,6 +161,18 @@ class Turns:
             await self._phases.refuse_open_questions(standing.conversation, await self._phases.shown(study))
             await self._close(standing, "complete")
         return study
+
+    async def pace_refusal(self, worker: Worker, study: Study) -> str | None:
+        """Why the worker may begin nothing more for now, in a sentence; None while they may."""
+        phases = (await self._phases.shown(study)).phases
+        if phases.most_per_worker is None and phases.most_per_hour is None:
+            return None
+        pace = await self._run(self._store.judging_pace, worker.id, study.id, phases.most_per_hour)
+        if phases.most_per_worker is not None and pace.judged >= phases.most_per_worker:
+            return MOST_JUDGED.format(count=pace.judged)
+        if pace.free_at is not None:
+            return REST_A_LITTLE.format(count=phases.most_per_hour, minutes=math.ceil(pace.wait_seconds / 60))
+        return None
 
     async def own_conversation(self, worker: Worker, conversation_id: str) -> tuple[Conversation, Study]:
         """One of the worker's conversations in a study, ended or not."""
@@ -181,6 +195,7 @@ class Turns:
         if not standing.messages:
             shown = await self._phases.shown(standing.study)
             await self._phases.refuse_without_goal(standing.conversation, shown)
+        await self._refuse_too_fast(worker, standing.study)
         continuation = self._continuation(standing)
         parent = standing.messages[-1] if standing.messages and standing.messages[-1].role == "assistant" else None
         message = TreeMessage(
@@ -290,6 +305,10 @@ class Turns:
         return await self._run(self._store.path, comparison.context_message_id)
 
     # ---- inside ----
+
+    async def _refuse_too_fast(self, worker: Worker, study: Study) -> None:
+        if (reason := await self.pace_refusal(worker, study)) is not None:
+            raise Problem(409, "too_much", reason)
 
     async def _places_left(self, study: Study) -> PlacesLeft | None:
         if study.target_comparisons is None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from prefloop.schema import GRADES, Comparison, Side
+from prefloop.errors import NotFoundError
+from prefloop.schema import GRADES, Comparison, Message, Side, TreeMessage
 from prefloop.web.broker import Offsets
 from prefloop.web.generation import storable
 from prefloop.web.judging import Decision, InputDevice, Passage
 from prefloop.web.problems import Problem
-from prefloop.web.services import Shared, SignedInWorker
+from prefloop.web.services import Services, Shared, SignedInWorker
 from prefloop.web.state import is_done, messages_shown, pair_shown, stream_url, worker_state
 
 router = APIRouter(prefix="/api", tags=["worker"])
@@ -107,25 +108,15 @@ async def finish(study_id: str, worker: SignedInWorker, shared: Shared) -> dict[
 async def next_task(study_id: str, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
     """What to do between conversations: a second opinion on somebody else's pair (leased), a conversation, the end."""
     study = await shared.turns.joined(worker, study_id)
-    if await is_done(shared, worker, study):
+    if await is_done(shared, worker, study) or await shared.turns.pace_refusal(worker, study) is not None:
         return {"kind": "end"}
+    check = await shared.checks.due(worker, await shared.phases.shown(study))
+    if check is not None:
+        return _review(shared, check.id, await shared.checks.messages(check))
     comparison = await shared.turns.second_opinion(worker, study)
     if comparison is None:  # a study that is full may still want second opinions, but no conversation
         return {"kind": "end" if await shared.turns.closed_because(study) else "conversation"}
-    context = await shared.turns.context(comparison)
-    pair = pair_shown(comparison)
-    return {
-        "kind": "review",
-        "comparison_id": comparison.id,
-        "stream_url": pair["stream_url"],
-        "lease_seconds": shared.page.lease_seconds,
-        "state": {
-            "phase": "review",
-            "progress": "Second opinion",
-            "messages": messages_shown(context),
-            "comparison": pair,
-        },
-    }
+    return _review(shared, comparison.id, await shared.turns.context(comparison))
 
 
 @router.post("/conversations", status_code=201)
@@ -193,8 +184,11 @@ async def turn_events(
     """Both answers as server-sent events (described in prefloop.web.broker), from any offset, any number of times."""
     stream = shared.broker.find(comparison_id)  # before the row is read, so that a row without a stream is final
     if stream is None or stream.worker_id != worker.id:
-        comparison = await shared.turns.comparison(worker, comparison_id)
-        stream = stream or await shared.turns.finished_stream(comparison)
+        try:
+            comparison = await shared.turns.comparison(worker, comparison_id)
+            stream = stream or await shared.turns.finished_stream(comparison)
+        except NotFoundError:
+            stream = await shared.checks.stream(worker, comparison_id)
     events: AsyncIterator[bytes] = stream.events(
         Offsets.parse(last_event_id or start),
         shared.broker.pause(shared.page.flush_seconds),
@@ -208,7 +202,10 @@ async def turn_events(
 @router.get("/comparisons/{comparison_id}")
 async def comparison_state(comparison_id: str, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
     """A pair as the worker may know it; the texts once both answers are complete."""
-    comparison = await shared.turns.comparison(worker, comparison_id)
+    try:
+        comparison = await shared.turns.comparison(worker, comparison_id)
+    except NotFoundError:
+        return await shared.checks.state(await shared.checks.find(worker, comparison_id))
     is_ready = comparison.response_a.state == comparison.response_b.state == "done"
     return {
         "comparison_id": comparison.id,
@@ -237,7 +234,16 @@ async def judge(comparison_id: str, body: JudgmentBody, worker: SignedInWorker, 
         shown_at=body.shown_at,
         revises=body.revises,
     )
-    judged = await shared.turns.judge(worker, comparison_id, decision)
+    try:
+        judged = await shared.turns.judge(worker, comparison_id, decision)
+    except NotFoundError:
+        await shared.checks.judge(worker, comparison_id, body.grade, body.input_device, body.revises)
+        return {
+            "judgment_id": comparison_id,
+            "continued": None,
+            "next": "next",
+            "undo_seconds": shared.page.undo_seconds,
+        }
     return {
         "judgment_id": judged.judgment.id,
         "continued": judged.continued,
@@ -256,14 +262,24 @@ async def edit(comparison_id: str, body: EditBody, worker: SignedInWorker, share
 @router.post("/studies/{study_id}/reports", status_code=201)
 async def report(study_id: str, body: ReportBody, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
     """Tells the researchers that something is the matter; nothing else changes."""
-    await shared.turns.report(worker, study_id, body.comparison_id, body.kind, body.text)
+    comparison_id = body.comparison_id
+    try:
+        await shared.turns.report(worker, study_id, comparison_id, body.kind, body.text)
+    except NotFoundError:
+        if comparison_id is None:
+            raise
+        comparison_id = (await shared.checks.find(worker, comparison_id)).comparison_id
+        await shared.turns.report(worker, study_id, comparison_id, body.kind, body.text)
     return {"study_id": study_id}
 
 
 @router.post("/comparisons/{comparison_id}/skip")
 async def skip(comparison_id: str, worker: SignedInWorker, shared: Shared) -> dict[str, Any]:
     """Passes on a pair without a judgment, without penalty."""
-    await shared.turns.skip(worker, comparison_id)
+    try:
+        await shared.turns.skip(worker, comparison_id)
+    except NotFoundError:
+        await shared.checks.skip(worker, comparison_id)
     return {"comparison_id": comparison_id, "next": "retry"}
 
 
@@ -273,5 +289,21 @@ async def unknown(path: str) -> None:
     raise Problem(404, "not_found", f"There is no /api/{path}; see /openapi.json.")
 
 
+def _review(shared: Services, id: str, context: Sequence[Message | TreeMessage]) -> dict[str, Any]:
+    """A pair of somebody else, or a check: a worker cannot tell which."""
+    return {
+        "kind": "review",
+        "comparison_id": id,
+        "stream_url": stream_url(id),
+        "lease_seconds": shared.page.lease_seconds,
+        "state": {
+            "phase": "review",
+            "progress": "Second opinion",
+            "messages": messages_shown(context),
+            "comparison": pair_shown(id),
+        },
+    }
+
+
 def _started(comparison: Comparison) -> dict[str, Any]:
-    return {"comparison_id": comparison.id, "stream_url": stream_url(comparison), "turn": comparison.turn}
+    return {"comparison_id": comparison.id, "stream_url": stream_url(comparison.id), "turn": comparison.turn}

@@ -4,6 +4,7 @@ from alembic import context
 
 import prefloop.store.account_tables  # its tables join the same metadata
 import prefloop.store.care_tables
+import prefloop.store.check_tables
 import prefloop.store.decision_tables
 import prefloop.store.study_tables
 import prefloop.store.turn_tables  # noqa: F401

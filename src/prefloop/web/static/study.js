@@ -1,25 +1,18 @@
 // The worker's page. The server owns the facts: after every action the page asks for the state and shows it.
 
+import * as answers from "./answers.js";
 import { get, post } from "./api.js";
 import * as beside from "./beside.js";
 import * as care from "./care.js";
 import * as closing from "./closing.js";
 import { singleKeys, store, stored } from "./keys.js";
-import * as marks from "./marks.js";
-import { TurnReader } from "./stream.js";
 
 const $ = (id) => document.getElementById(id);
 const texts = JSON.parse($("page-texts").textContent);
 const studyId = $("study").dataset.study;
-const SIDES = ["a", "b"];
 const PHASES = ["loading", "answers", "void", "goal", "composer", "complete", "closed", "feedback", "break"];
 
 let state = null; // what the server said last
-let reader = null; // the stream that is being read
-let revising = null; // the judgment that is being changed
-let shownAt = null; // when the first text of the pair was seen
-let device = "pointer"; // how the grade was chosen
-let isReady = false; // both answers are complete
 let isBusy = false;
 let undoTimer = null;
 let goalSkippedIn = null; // the conversation whose goal was left open
@@ -41,8 +34,7 @@ function showOnly(...visible) {
 
 function show(next, { focus = true } = {}) {
   state = next;
-  revising = null;
-  reader?.close();
+  answers.close();
   complain("");
   $("progress").textContent = next.progress ?? "";
   $("review-note").hidden = next.phase !== "review";
@@ -135,144 +127,18 @@ function showVoid(message, focus = true) {
   if (focus) $("void-title").focus();
 }
 
-// ---- the two answers ----
-
-function showAnswers(comparison, focus = true) {
+function showAnswers(comparison, focus = true, judged = null) {
   showOnly("answers");
-  $("judgment").hidden = false;
-  const whenComplete = $("when-complete").checked;
-  const pending = { a: "", b: "" };
-  const html = {};
-  const raw = { a: "", b: "" };
-  shownAt = null;
-  isReady = false;
-  $("judgment").reset();
-  marks.clear();
-  showSource();
-  if ($("go-on")) {
-    $("go-on").hidden = state.phase !== "answers" && !comparison.revises;
-    $("go-on").dataset.touched = "";
-  }
-  $("grades").disabled = true;
-  $("submit-judgment").disabled = true;
-  $("grade-choice").textContent = texts.wait;
-  $("skip").hidden = Boolean(comparison.revises) || state.can_skip === false;
-  $("skip").textContent = state.phase === "practice" ? texts.skip_practice : texts.skip_pair;
-  $("reasons").hidden = state.phase === "practice";
-  for (const side of SIDES) {
-    if (care.coversIn(state.phase)) care.cover($(`answer-${side}`), texts, allowJudgment);
-    else care.uncoverAll($(`pane-${side}`));
-    $(`answer-${side}`).textContent = "";
-    $(`answer-${side}`).classList.add("raw");
-    $(`pane-${side}`).setAttribute("aria-busy", "true");
-    $(`pane-${side}`).classList.remove("chosen");
-    paneState(side, texts.waiting, true);
-  }
-  if (focus) $("answers-title").focus({ preventScroll: true });
-
-  const finish = (side) => {
-    $(`answer-${side}`).classList.remove("raw");
-    $(`answer-${side}`).innerHTML = html[side]; // rendered and cleaned by the server
-    $(`pane-${side}`).setAttribute("aria-busy", "false");
-    paneState(side, texts.complete, false);
-  };
-
-  reader = new TurnReader(comparison.stream_url, {
-    delta(side, text) {
-      shownAt ??= new Date();
-      raw[side] += text;
-      if (whenComplete) return;
-      pending[side] += text;
-      requestAnimationFrame(() => {
-        if (!pending[side] || html[side]) return;
-        $(`answer-${side}`).append(pending[side]);
-        pending[side] = "";
-      });
-      paneState(side, texts.writing, true);
-    },
-    done(side, rendered) {
-      html[side] = rendered;
-      if (!whenComplete) finish(side);
-    },
-    ready() {
-      shownAt ??= new Date();
-      SIDES.forEach(finish);
-      isReady = true;
-      allowJudgment();
-      marks.offer(raw);
-      revising = comparison.revises ?? null;
-      if (revising) restore(state.judged);
-      say(texts.ready);
-    },
+  const { phase, can_skip } = state;
+  answers.show(comparison, { phase, canSkip: can_skip !== false, judged }, {
+    ready: () => say(texts.ready),
     voided(message) {
       state = { ...state, phase: "void" };
       showVoid(message);
     },
-    connection(isGood) {
-      complain(isGood ? "" : texts.reconnecting);
-    },
+    connection: (isGood) => complain(isGood ? "" : texts.reconnecting),
   });
-}
-
-// Grades are open once both answers are complete and both were asked for.
-function allowJudgment() {
-  if (!isReady) return;
-  const isOpen = !care.isCovered();
-  $("grades").disabled = !isOpen;
-  $("grade-choice").textContent = isOpen ? "\u00a0" : texts.show_first;
-}
-
-function paneState(side, text, isMoving) {
-  const label = $(`pane-state-${side}`);
-  if (label.dataset.text === text) return;
-  label.dataset.text = text;
-  label.replaceChildren(text);
-  if (isMoving) {
-    const pulse = document.createElement("span");
-    pulse.className = "pulse";
-    pulse.setAttribute("aria-hidden", "true");
-    label.prepend(pulse);
-  }
-}
-
-function choose(grade, how, focus = true) {
-  const radio = document.querySelector(`input[name=grade][value="${grade}"]`);
-  if (!radio || $("grades").disabled || $("answers").hidden) return false;
-  radio.checked = true;
-  if (focus) radio.focus();
-  chosen(radio, how);
-  return true;
-}
-
-// A judgment that is being changed shows what it said.
-function restore(judged) {
-  choose(judged.grade, device, false);
-  for (const box of document.querySelectorAll("input[name=reason]")) box.checked = judged.reason_tags.includes(box.value);
-  marks.restore(judged.marks);
-  $("is-checked").checked = judged.is_checked;
-  $("source").value = judged.checked_source;
-  showSource();
-  if (judged.go_on_with) goOnWith(judged.go_on_with, true);
-}
-
-function showSource() {
-  $("source-field").hidden = !$("is-checked").checked;
-}
-
-function goOnWith(side, isWish) {
-  if (!$("go-on")) return;
-  if (isWish) $("go-on").dataset.touched = "yes";
-  else if ($("go-on").dataset.touched) return;
-  document.querySelector(`input[name=go-on][value=${side}]`).checked = true;
-}
-
-function chosen(radio, how) {
-  device = how;
-  const clicked = Number(radio.value) <= 4 ? "a" : "b";
-  $("grade-choice").textContent = radio.getAttribute("aria-label");
-  $("submit-judgment").disabled = false;
-  goOnWith(clicked, false);
-  for (const side of SIDES) $(`pane-${side}`).classList.toggle("chosen", side === clicked);
+  if (focus) $("answers-title").focus({ preventScroll: true });
 }
 
 // ---- actions ----
@@ -314,7 +180,7 @@ async function goOn() {
 const save = (text) =>
   act(async () => {
     const { comparison_id, editable } = state.judged;
-    await post(`/api/comparisons/${comparison_id}/edit`, { side: editable, text, input_device: device });
+    await post(`/api/comparisons/${comparison_id}/edit`, { side: editable, text, input_device: answers.inputDevice() });
     say(texts.edited);
     await refresh();
   });
@@ -355,26 +221,17 @@ async function practise(grade) {
 
 const judge = () =>
   act(async () => {
-    const radio = document.querySelector("input[name=grade]:checked");
-    if (!radio) return;
+    const judgment = answers.judgment();
+    if (!judgment) return;
     if (state.phase === "practice") {
-      await practise(Number(radio.value));
+      await practise(judgment.grade);
       return;
     }
     const isReview = state.phase === "review";
+    if (isReview) judgment.go_on_with = null;
     $("submit-judgment").disabled = true;
     try {
-      await post(`/api/comparisons/${currentComparison()}/judgment`, {
-        grade: Number(radio.value),
-        reason_tags: [...document.querySelectorAll("input[name=reason]:checked")].map((box) => box.value),
-        marks: marks.marked(),
-        is_checked: $("is-checked").checked,
-        checked_source: $("is-checked").checked ? $("source").value : "",
-        go_on_with: isReview ? null : (document.querySelector("input[name=go-on]:checked")?.value ?? null),
-        input_device: device,
-        shown_at: shownAt?.toISOString() ?? null,
-        revises: revising,
-      });
+      await post(`/api/comparisons/${judgment.revises ? state.judged.comparison_id : state.comparison.id}/judgment`, judgment);
     } finally {
       $("submit-judgment").disabled = false;
     }
@@ -385,9 +242,9 @@ const judge = () =>
 
 const next = () =>
   act(async () => {
-    const answers = closing.answers();
-    if (closing.isAsked() && (Object.keys(answers).length || state.answers)) {
-      await post(`/api/conversations/${state.conversation_id}/answers`, { answers });
+    const said = closing.answers();
+    if (closing.isAsked() && (Object.keys(said).length || state.answers)) {
+      await post(`/api/conversations/${state.conversation_id}/answers`, { answers: said });
     }
     if (state.feelings) {
       await post(`/api/studies/${studyId}/feelings`, { answers: care.said() });
@@ -414,13 +271,11 @@ function skipGoal() {
   show(state);
 }
 
-const currentComparison = () => (revising ? state.judged.comparison_id : state.comparison.id);
-
 function reconsider() {
   const { comparison_id, stream_url, judgment_id } = state.judged;
   showTranscript(state.messages.filter((message) => !message.provisional));
   $("undo").hidden = $("undo-last").hidden = true;
-  showAnswers({ id: comparison_id, stream_url, revises: judgment_id });
+  showAnswers({ id: comparison_id, stream_url, revises: judgment_id }, true, state.judged);
 }
 
 const skip = () =>
@@ -469,13 +324,6 @@ $("judgment").addEventListener("submit", (event) => {
   event.preventDefault();
   judge();
 });
-$("judgment").addEventListener("change", (event) => {
-  if (event.target.name === "grade") chosen(event.target, device);
-  if (event.target.name === "go-on") goOnWith(event.target.value, true);
-  if (event.target.id === "is-checked") showSource();
-});
-document.addEventListener("keydown", () => (device = "keyboard"), true);
-document.addEventListener("pointerdown", () => (device = "pointer"), true);
 $("skip").addEventListener("click", skip);
 $("retry").addEventListener("click", retry);
 $("next").addEventListener("click", next);
@@ -502,7 +350,7 @@ const canSkip = () => !$("answers").hidden && !$("skip").hidden;
 singleKeys(
   $("keys-on"),
   {
-    ...Object.fromEntries([1, 2, 3, 4, 5, 6, 7, 8].map((grade) => [`grade-${grade}`, () => choose(grade, "keyboard")])),
+    ...Object.fromEntries([1, 2, 3, 4, 5, 6, 7, 8].map((grade) => [`grade-${grade}`, () => answers.choose(grade, "keyboard")])),
     help: () => $("keys").showModal(),
     instructions: () => $("instructions").showModal(),
     skip: () => (canSkip() ? skip() : false),
