@@ -74,7 +74,7 @@ def test_a_withdrawal_is_final_and_reaches_every_reader(scene: Any, tmp_path: Pa
         file = tmp_path / f"{format}.out"
         export_file(store, format, file)
         assert "boil an egg" not in file.read_text(encoding="utf-8")
-    assert sorted(store.withdrawn_workers()) == sorted([scene.ada.id, scene.ben.id])
+    assert {store.worker_standing(person.id) for person in (scene.ada, scene.ben)} == {"withdrawn"}
     with pytest.raises(StateError, match="final"):
         decide(store, scene.ada, "resume")
     decide(store, scene.ada, "note")

@@ -26,6 +26,7 @@ from prefloop.store.reading import Reading
 from prefloop.store.records import Records
 from prefloop.store.reports import Reports
 from prefloop.store.results import Results
+from prefloop.store.standings import SnapshotWins, Standings
 from prefloop.store.studies import Studies
 from prefloop.store.views import (
     Agreement,
@@ -75,6 +76,7 @@ __all__ = [
     "PracticeAnswer",
     "Researcher",
     "ScoreColumns",
+    "SnapshotWins",
     "Store",
     "StudyCounts",
     "StudyProgress",
@@ -111,6 +113,7 @@ class Store(
     Reading,
     Columns,
     Monitoring,
+    Standings,
     Results,
     Imports,
     Records,

@@ -84,11 +84,6 @@ class Decisions(Database):
         with self._read() as connection:
             return _standing(connection.scalars(_kinds(worker_id)).all())
 
-    def withdrawn_workers(self) -> list[str]:
-        """Ids of everybody who has withdrawn."""
-        with self._read() as connection:
-            return list(connection.scalars(withdrawn()))
-
 
 def withdrawn() -> Select[str]:
     """The ids of the workers who have withdrawn, as a subquery."""

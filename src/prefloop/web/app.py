@@ -22,6 +22,7 @@ from prefloop.web import (
     people_api,
     research_api,
     researcher,
+    reviewing,
     study_forms,
     worker_api,
     worker_pages,
@@ -112,6 +113,7 @@ def create_app(
     app.include_router(researcher.router)
     app.include_router(study_forms.router)
     app.include_router(people.router)
+    app.include_router(reviewing.router)
     app.include_router(research_api.router)
     app.include_router(people_api.router)
     app.include_router(worker_pages.router)

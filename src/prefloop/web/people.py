@@ -11,14 +11,14 @@ import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 from scipy import special
 
-from prefloop.schema import Interval
+from prefloop.schema import Interval, Study
 from prefloop.stats import effective_kinds, wilson
 from prefloop.store import DecisionKind, Earning, Payment, Researcher, WorkerDecision, WorkerFigures
 from prefloop.web.markdown import render_markdown
@@ -84,7 +84,7 @@ async def people(
     """Everybody who judged in a study, by number of judgments."""
     run, store = shared.threads.run, shared.store
     studies = await run(store.studies)
-    chosen = await _chosen(shared, studies, study)
+    chosen = await chosen_study(shared, studies, study)
     page = max(1, page)
     counts = []
     if chosen is not None:
@@ -171,7 +171,7 @@ async def transcripts(
     """The newest turns of a study, or those that hold some words."""
     run, store = shared.threads.run, shared.store
     studies = await run(store.studies)
-    chosen = await _chosen(shared, studies, study)
+    chosen = await chosen_study(shared, studies, study)
     found = [] if chosen is None else await run(store.found_messages, chosen.id, q, None, None, before)
     facts = {"me": researcher, "tab": "transcripts", "studies": studies, "study": chosen, "q": q, "found": found}
     return shared.templates.TemplateResponse(request, "transcripts.html", facts)
@@ -197,7 +197,8 @@ async def transcript(conversation_id: str, request: Request, researcher: AsRevie
     return shared.templates.TemplateResponse(request, "transcript.html", facts)
 
 
-async def _chosen(shared: Services, studies: list[Any], study_id: str | None) -> Any:
+async def chosen_study(shared: Services, studies: list[Study], study_id: str | None) -> Study | None:
+    """The study with an id, or the newest one."""
     if study_id is not None:
         return await shared.threads.run(shared.store.study, study_id)
     return studies[-1] if studies else None
@@ -226,6 +227,8 @@ async def _person(
         "study": study,
         "worker": await run(store.worker, worker_id),
         "figures": figures_of(counts[0]) if counts else None,
+        "checks": (await run(store.check_counts, study_id, [worker_id])).get(worker_id),
+        "share_of": lambda counts: wilson(*counts),
         "standing": await run(store.worker_standing, worker_id),
         "decisions": await run(store.decisions, worker_id),
         "writing": writing,

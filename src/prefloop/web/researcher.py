@@ -5,13 +5,16 @@ Who may do what is settled in services.py; knows templates and the store's count
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
-from prefloop.schema import ComparisonState, Study
-from prefloop.store import Researcher, Store
+from prefloop.schema import ComparisonState, Interval, Study
+from prefloop.stats import clustered_ratio, wilson
+from prefloop.store import Researcher, SnapshotWins, Store
 from prefloop.web.problems import Problem
 from prefloop.web.services import AsResearcher, AsReviewer, Services, Shared
 
@@ -130,11 +133,35 @@ async def _facts(shared: Services, study_id: str | None, before: str | None) -> 
         "latest": latest[:PAGE_ROWS],
         "older": latest[PAGE_ROWS - 1].comparison.id if len(latest) > PAGE_ROWS else None,
         "names": names,
+        "win_rates": win_rates(await recall(store.snapshot_wins, chosen.id), names),
+        "announcement": await recall(store.announcement, chosen.id),
         "snapshots": [
             (names.get(id, id), shares.get(id, 0.0), counts.responses.get(id, 0), answered)
             for id in dict.fromkeys([*shares, *counts.responses])
         ],
     }
+
+
+def win_rates(wins: Sequence[SnapshotWins], names: dict[str, str]) -> list[tuple[str, str, Interval, int]]:
+    """How often one snapshot's reply was preferred to another's, by pair of snapshots; and how many about the same.
+
+    The interval is clustered by worker (bootstrap); where one worker judged alone it is Wilson's.
+    """
+    rates = []
+    for (first, second), group in groupby(wins, key=lambda one: (one.first_id, one.second_id)):
+        rows = list(group)
+        same = sum(one.about_the_same for one in rows)
+        counted = [one for one in rows if one.n]
+        n = sum(one.n for one in counted)
+        if not n:
+            continue
+        won = [float(one.wins) for one in counted]
+        rate = wilson(sum(won), n)
+        if len(counted) > 1:
+            rate = clustered_ratio(won, [float(one.n) for one in counted], bounds=(0.0, 1.0))
+            rate = rate.model_copy(update={"n": n, "clusters": len(counted)})
+        rates.append((names.get(first, first), names.get(second, second), rate, same))
+    return rates
 
 
 def _chosen(studies: list[Study], study_id: str | None) -> Study | None:

@@ -20,6 +20,11 @@ from prefloop.web.texts import TASKS_DONE
 
 async def worker_state(shared: Services, worker: Worker, study: Study) -> dict[str, Any]:
     """Everything that the page shows of a worker's way through a study."""
+    told = await shared.threads.recall_longer(shared.store.announcement, study.id)
+    return {**await _phase(shared, worker, study), "announcement": None if told is None else told.text}
+
+
+async def _phase(shared: Services, worker: Worker, study: Study) -> dict[str, Any]:
     shown = await shared.phases.shown(study)
     standing = await shared.turns.standing(worker, study)
     closed = await shared.turns.closed_because(study)

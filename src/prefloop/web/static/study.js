@@ -37,6 +37,10 @@ function show(next, { focus = true } = {}) {
   answers.close();
   complain("");
   $("progress").textContent = next.progress ?? "";
+  if (next.announcement !== undefined) {
+    $("announcement").hidden = !next.announcement;
+    $("announcement-text").textContent = next.announcement ?? "";
+  }
   $("review-note").hidden = next.phase !== "review";
   $("practice-note").hidden = next.phase !== "practice";
   showTranscript(next.messages ?? []);
