@@ -100,6 +100,9 @@ class DatabaseSettings(Config):
 class ServeSettings(Config):
     host: str = Field("127.0.0.1", min_length=1, description="address that the page listens on")
     port: int = Field(8400, ge=0, le=65535, description="port of the page; 0 takes any free one")
+    return_hosts: tuple[str, ...] = Field(
+        ("app.prolific.com",), description="hosts that the end page may lead back to; no other address is shown"
+    )
     model_server: str = Field("", description="URL of an OpenAI-compatible server; empty starts our own")
     model_server_port: int = Field(0, ge=0, le=65535, description="port of our own model server; 0 takes any free one")
 

@@ -80,7 +80,7 @@ def test_every_state_is_sound(
         StudyPhases(
             tasks_per_worker=1,
             completion_code="C0DE-42",
-            completion_url="https://example.org/done",
+            completion_url="https://app.prolific.com/submissions/complete?cc=C0DE-42",
             care=CareSettings(feelings_every_tasks=1),
         ),
     )

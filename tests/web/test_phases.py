@@ -30,7 +30,7 @@ async def test_tasks_are_counted_and_the_end_gives_the_code(open_room: Callable[
                 tasks_per_worker=2,
                 practice="off",
                 completion_code="C0DE",
-                completion_url="https://example.org/done?cc=C0DE",
+                completion_url="https://app.prolific.com/submissions/complete?cc=C0DE",
             ),
         )
         worker = await room.worker(study)
@@ -44,7 +44,7 @@ async def test_tasks_are_counted_and_the_end_gives_the_code(open_room: Callable[
         assert (await worker.get(f"/api/next?study_id={study.id}")).json() == {"kind": "end"}
         state = (await worker.post(f"/api/studies/{study.id}/finish")).json()
         assert state["phase"] == "end"
-        assert state["completion"] == {"code": "C0DE", "url": "https://example.org/done?cc=C0DE"}
+        assert state["completion"] == {"code": "C0DE", "url": "https://app.prolific.com/submissions/complete?cc=C0DE"}
         assert error_of(await worker.post("/api/conversations", {"study_id": study.id})) == (409, "tasks_done")
         assert (await worker.state())["phase"] == "end"
         other = await room.worker(study)  # the limit is each worker's own

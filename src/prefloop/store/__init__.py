@@ -6,6 +6,7 @@ appends to the event log; nothing that was judged is ever overwritten. Knows not
 
 from prefloop.store.accounts import Account, AccountLink, AccountRole, Accounts, ApiToken, Researcher
 from prefloop.store.announcements import Announcement, Announcements
+from prefloop.store.arrivals import Arrivals, PlatformArrival
 from prefloop.store.asking import Asking
 from prefloop.store.care import Care, CareCounts, PracticeAnswer
 from prefloop.store.checks import Check, CheckCounts, CheckItem, Checks
@@ -73,6 +74,7 @@ __all__ = [
     "Latest",
     "Payment",
     "PlacesLeft",
+    "PlatformArrival",
     "PracticeAnswer",
     "Researcher",
     "ScoreColumns",
@@ -108,6 +110,7 @@ class Store(
     Care,
     Checks,
     Announcements,
+    Arrivals,
     Asking,
     Collecting,
     Reading,

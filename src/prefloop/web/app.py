@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -103,6 +104,8 @@ def create_app(
         care=care,
         checks=Checks(store, threads),
         page=page,
+        return_hosts=settings.serve.return_hosts,
+        arrivals=asyncio.Lock(),
         templates=templates,
         quality_report=quality_report,
         guesses=Guesses(),

@@ -22,10 +22,13 @@ from prefloop.schema import Interval, Study
 from prefloop.stats import effective_kinds, wilson
 from prefloop.store import DecisionKind, Earning, Payment, Researcher, WorkerDecision, WorkerFigures
 from prefloop.web.markdown import render_markdown
+from prefloop.web.platforms import PLATFORMS, platform_of
+from prefloop.web.problems import Problem
 from prefloop.web.services import AsResearcher, AsReviewer, Services, Shared
 
 router = APIRouter(prefix="/researcher", include_in_schema=False)
 PAGE_WORKERS = 50
+PLATFORM_NAMES = tuple(platform.name for platform in PLATFORMS)
 _CSV_COLUMNS = (
     *("worker_id", "pseudonym", "tasks", "judgments", "worked_minutes", "credited_minutes"),
     *("bonus_minor_units", "paid_minor_units"),
@@ -156,6 +159,20 @@ async def payments(researcher: AsResearcher, shared: Shared, study: str) -> Resp
     """The payment list of a study."""
     text = payment_csv(await shared.threads.run(shared.store.earnings, study))
     headers = {"Content-Disposition": 'attachment; filename="payments.csv"'}
+    return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+@router.get("/bonuses/{platform}.csv")
+async def platform_bonuses(platform: str, researcher: AsResearcher, shared: Shared, study: str) -> Response:
+    """What is owed in bonuses to people who came from a platform, as the list that the platform takes."""
+    known = platform_of(platform)
+    if known is None:
+        raise Problem(404, "not_found", f"There is no platform {platform!r}; known are {', '.join(PLATFORM_NAMES)}.")
+    run, store = shared.threads.run, shared.store
+    people = {one.worker_id: one.external_id for one in await run(store.arrivals, study) if one.platform == platform}
+    owed = await run(store.earnings, study)
+    text = known.bonus((people[one.worker_id], one.bonus_minor_units) for one in owed if one.worker_id in people)
+    headers = {"Content-Disposition": f'attachment; filename="bonuses-{platform}.csv"'}
     return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
 
 

@@ -6,6 +6,7 @@ opens the other's pages.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,6 +52,8 @@ class Services:
     care: Care
     checks: Checks
     page: PageSettings
+    return_hosts: tuple[str, ...]
+    arrivals: asyncio.Lock
     templates: Jinja2Templates
     quality_report: Path | None
     guesses: Guesses

@@ -13,6 +13,7 @@ from prefloop.web.care import PracticeStep
 from prefloop.web.judging import continued_side
 from prefloop.web.markdown import render_markdown
 from prefloop.web.phases import Shown
+from prefloop.web.platforms import is_allowed, platform_of
 from prefloop.web.services import Services
 from prefloop.web.standing import Standing, goes_on_with_edits, stopped_message, void_message
 from prefloop.web.texts import TASKS_DONE
@@ -185,4 +186,10 @@ async def _end(shared: Services, worker: Worker, shown: Shown) -> dict[str, Any]
     phases = shown.phases
     if not phases.completion_code or await shared.phases.tasks_done(worker, shown.study) == 0:
         return {}
-    return {"completion": {"code": phases.completion_code, "url": phases.completion_url}}
+    address = phases.completion_url
+    if not address:  # a platform knows its own way back
+        name = await shared.threads.run(shared.store.arrival_platform, worker.id, shown.study.id)
+        platform = None if name is None else platform_of(name)
+        address = "" if platform is None else platform.complete(phases.completion_code)
+    is_good = is_allowed(address, shared.return_hosts)
+    return {"completion": {"code": phases.completion_code, "url": address if is_good else ""}}

@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
+from prefloop.schema import Worker
+from prefloop.store import PlatformArrival
 from prefloop.web.markdown import render_markdown
+from prefloop.web.platforms import arrival_of
 from prefloop.web.services import COOKIES, Services, Shared, SignedInWorker, sign_in
 from prefloop.web.texts import FEELINGS, PAGE_TEXTS
 
@@ -30,10 +33,16 @@ async def join(token: str, request: Request, shared: Shared) -> Response:
     make a new worker at each reload.
     """
     digest = hashlib.sha256(token.encode()).hexdigest()[:32]
+    comes_from_a_platform = arrival_of(request.query_params) is not None
     known, _, target = request.cookies.get(_CAME_BY, "").partition("|")
-    if known == digest and target.startswith("/study/") and await _is_signed_in(request, shared):
+    if (
+        not comes_from_a_platform
+        and known == digest
+        and target.startswith("/study/")
+        and await _is_signed_in(request, shared)
+    ):
         return RedirectResponse(target, 303)
-    person, study_id = await shared.threads.run(shared.store.accept_invitation, token)
+    person, study_id = await _arrive(request, shared, token)
     if person.role == "researcher":
         response = RedirectResponse("/researcher", 303)
     else:
@@ -94,6 +103,20 @@ async def agree(
     shown = await shared.phases.shown(study)
     await shared.phases.agree(worker, shown, "consent" if kind == "consent" else "instructions", version)
     return RedirectResponse(f"/study/{study_id}", 303)
+
+
+async def _arrive(request: Request, shared: Services, token: str) -> tuple[Worker, str | None]:
+    """Who comes by a link. Somebody whom a platform sent is the same worker each time, in any browser."""
+    run, store = shared.threads.run, shared.store
+    arrival = arrival_of(request.query_params)
+    study_id = await run(store.invitation_study, token) if arrival is not None else None
+    if arrival is None or study_id is None:
+        return await run(store.accept_invitation, token)
+    async with shared.arrivals:  # two tabs of somebody new make one worker
+        known = await run(store.arrived_worker, arrival.platform, arrival.external_id, study_id)
+        person = known or (await run(store.accept_invitation, token))[0]
+        await run(store.add_arrival, PlatformArrival(**arrival._asdict(), worker_id=person.id, study_id=study_id))
+    return person, study_id
 
 
 async def _is_signed_in(request: Request, shared: Services) -> bool:
