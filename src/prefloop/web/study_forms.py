@@ -16,14 +16,16 @@ from prefloop.errors import DataError, PrefloopError, StateError
 from prefloop.schema import Snapshot, SnapshotShare, Study
 from prefloop.store import Researcher
 from prefloop.store.study_settings import add_study
-from prefloop.study import StudyPhases, StudySettings
+from prefloop.study import CheckSettings, StudyPhases, StudySettings
 from prefloop.web.services import AsResearcher, Services, Shared
 
 router = APIRouter(prefix="/researcher", include_in_schema=False)
-_WHOLE = ("turns_per_conversation", "target_comparisons", "max_response_tokens", "tasks_per_worker")
+_EMPTY_IS_NONE = ("tasks_per_worker", "most_per_worker", "most_per_hour")
+_WHOLE = ("turns_per_conversation", "target_comparisons", "max_response_tokens", "overlap_judges", *_EMPTY_IS_NONE)
 _NUMBERS = ("overlap", "sampling_temperature")
+_CHECKS = ("gold_share", "repeat_share", "calibration_judges")
 _PHASES = (
-    *("tasks_per_worker", "consent", "consent_version", "instructions", "instructions_version"),
+    *(*_EMPTY_IS_NONE, "consent", "consent_version", "instructions", "instructions_version"),
     *("completion_code", "completion_url", "pacing", "closing", "goal"),
 )
 
@@ -48,6 +50,7 @@ async def begin_study(request: Request, researcher: AsResearcher, shared: Shared
         names, shares = [name for name, _ in chosen], [weight for _, weight in chosen]
         numbers = {name: _number(values.pop(name), name) for name in (*_WHOLE, *_NUMBERS) if name in values}
         phases = {name: _number(value, name) if name in _WHOLE else value for name, value in phases.items()}
+        phases["checks"] = {name: _number(values.pop(name), name) for name in _CHECKS if name in values}
         settings = StudySettings(
             **{**values, **numbers, "snapshots": names, "weights": shares, "phases": StudyPhases(**phases)}
         )
@@ -76,9 +79,11 @@ async def change_study(study_id: str, request: Request, researcher: AsResearcher
             raise StateError(f"This study always shows two different snapshots and {len(shares)} has a weight; give 2.")
         present = (await run(store.study_phases, study_id)).model_dump()
         written = {name: typed[name] for name in _PHASES if name in typed}
-        tasks = written.pop("tasks_per_worker", "")
-        written["tasks_per_worker"] = _number(tasks, "tasks_per_worker") if tasks else None  # type: ignore[assignment]
-        phases = StudyPhases(**{**present, **written})
+        limits = {name: written.pop(name, "") for name in _EMPTY_IS_NONE}
+        numbers = {name: _number(value, name) if value else None for name, value in limits.items()}
+        checks = {name: _number(typed[name], name) for name in _CHECKS if typed.get(name)}
+        changed = {**written, **numbers, "checks": {**present["checks"], **checks}}
+        phases = StudyPhases(**{**present, **changed})
         if phases != StudyPhases(**present):
             await run(store.set_study_phases, study_id, phases)
         if tuple(shares) != study.snapshots:
@@ -102,7 +107,8 @@ async def _present(shared: Services, study: Study) -> dict[str, Any]:
     phases = await shared.threads.run(shared.store.study_phases, study.id)
     weights = {f"weight:{share.snapshot_id}": f"{share.weight:g}" for share in study.snapshots}
     values = {name: value for name, value in phases.model_dump(mode="json").items() if name in _PHASES}
-    return {**values, **weights}
+    checks = {name: f"{value:g}" for name, value in phases.checks.model_dump().items() if name in _CHECKS}
+    return {**values, **checks, **weights}
 
 
 async def _form(
@@ -122,6 +128,7 @@ async def _form(
         "snapshots": await _policies(shared),
         "fields": StudySettings.model_fields,
         "phases": StudyPhases.model_fields,
+        "checks": CheckSettings.model_fields,
     }
     return shared.templates.TemplateResponse(request, "study_form.html", facts, status_code=422 if problem else 200)
 
