@@ -168,7 +168,10 @@ async def test_a_worker_rests_after_an_hours_share(open_room: Callable[..., Any]
         store.set_study_phases(study.id, StudyPhases(most_per_worker=4, practice="off"))
         assert (await worker.state())["phase"] == "write"
         await worker.judge(await worker.turn(conversation, "More"), 2)
-        assert "4 pairs" in (await worker.state())["message"]
+        assert (await worker.state())["phase"] == "complete"
+        assert (await next_task(worker)) == {"kind": "end"}
+        finished = (await worker.post(f"/api/studies/{study.id}/finish")).json()
+        assert (finished["phase"], "4 pairs" in finished["message"]) == ("closed", True)
         begun = await worker.post("/api/conversations", {"study_id": study.id})
         assert error_of(begun) == (409, "too_much")
         assert (await (await room.worker(study)).state())["phase"] == "start"

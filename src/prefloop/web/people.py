@@ -91,7 +91,8 @@ async def people(
     page = max(1, page)
     counts = []
     if chosen is not None:
-        counts = await run(store.worker_figures, chosen.id, None, PAGE_WORKERS * (page - 1), PAGE_WORKERS + 1)
+        offset = PAGE_WORKERS * (page - 1)
+        counts = await shared.threads.count(store.worker_figures, chosen.id, None, offset, PAGE_WORKERS + 1)
     shown = [figures_of(one) for one in counts[:PAGE_WORKERS]]
     standings = {one.counts.worker_id: await run(store.worker_standing, one.counts.worker_id) for one in shown}
     facts = {"me": researcher, "tab": "people", "studies": studies, "study": chosen, "people": shown, "page": page}

@@ -105,9 +105,9 @@ async def _overview(
 
 
 async def _facts(shared: Services, study_id: str | None, before: str | None) -> dict[str, Any]:
-    store, run, recall = shared.store, shared.threads.run, shared.threads.recall
+    store, run, count = shared.store, shared.threads.run, shared.threads.count
     studies = await run(store.studies)
-    rows = [(study, await recall(store.progress, study.id)) for study in studies]
+    rows = [(study, await count(store.progress, study.id)) for study in studies]
     chosen = _chosen(studies, study_id)
     facts: dict[str, Any] = {
         "rows": rows,
@@ -119,7 +119,7 @@ async def _facts(shared: Services, study_id: str | None, before: str | None) -> 
     }
     if chosen is None:
         return facts
-    counts = await recall(store.study_counts, chosen.id)
+    counts = await count(store.study_counts, chosen.id)
     latest = await run(store.latest_comparisons, chosen.id, before, PAGE_ROWS + 1)
     names = {snapshot.id: snapshot.name for snapshot in await run(store.snapshots)}
     answered = sum(counts.responses.values())
@@ -133,8 +133,8 @@ async def _facts(shared: Services, study_id: str | None, before: str | None) -> 
         "latest": latest[:PAGE_ROWS],
         "older": latest[PAGE_ROWS - 1].comparison.id if len(latest) > PAGE_ROWS else None,
         "names": names,
-        "win_rates": win_rates(await recall(store.snapshot_wins, chosen.id), names),
-        "announcement": await recall(store.announcement, chosen.id),
+        "win_rates": win_rates(await count(store.snapshot_wins, chosen.id), names),
+        "announcement": await run(store.announcement, chosen.id),
         "snapshots": [
             (names.get(id, id), shares.get(id, 0.0), counts.responses.get(id, 0), answered)
             for id in dict.fromkeys([*shares, *counts.responses])

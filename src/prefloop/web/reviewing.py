@@ -129,7 +129,8 @@ async def spot_checks(
     queue: list[dict[str, Any]] = []
     has_more = False
     if chosen is not None:
-        counts = await run(store.worker_figures, chosen.id, None, PAGE_QUEUE * (page - 1), PAGE_QUEUE + 1)
+        offset = PAGE_QUEUE * (page - 1)
+        counts = await shared.threads.count(store.worker_figures, chosen.id, None, offset, PAGE_QUEUE + 1)
         has_more = len(counts) > PAGE_QUEUE
         for one in counts[:PAGE_QUEUE]:
             writing = await run(store.found_messages, chosen.id, "", one.worker_id, "user", None, SAMPLE_MESSAGES)
