@@ -76,6 +76,18 @@ async def test_win_rates_and_reports_stand_on_the_pages(open_room: Callable[...,
         page = (await researcher.get(f"/researcher/reports?study={study.id}")).text
         assert "&lt;b&gt;Bad&lt;/b&gt; words" in page
         assert "Which snapshot wins" in (await researcher.get(f"/researcher?study={study.id}")).text
+        api = f"/api/research/studies/{study.id}"
+        (rate,) = (await researcher.get(f"{api}/win-rates")).json()
+        assert (rate["rate"]["n"], rate["about_the_same"]) == (1, 1)
+        assert [one["kind"] for one in (await researcher.get(f"{api}/reports")).json()] == ["harmful"]
+        item = {"messages": [{"role": "user", "text": "Why?"}], "answer_a": "So.", "answer_b": "Because.", "pick": "b"}
+        assert (await researcher.post(f"{api}/checks", json=item)).status_code == 201
+        assert (await researcher.post(f"{api}/checks", json={**item, "answer_a": "Because."})).status_code == 422
+        assert [one["answer_b"] for one in (await researcher.get(f"{api}/checks")).json()] == ["Because."]
+        assert (await worker.http.post(f"{api}/checks", json=item)).status_code == 401
+        assert (await researcher.get(f"{api}/workers/{me}/checks")).json()["gold"] == [0, 0]
+        await researcher.put(f"{api}/announcement", json={"text": "Noon"})
+        assert (await worker.state())["announcement"] == "Noon"
         data = {"study": study.id, "worker_id": me, "reason": "Varied, polite."}
         await researcher.post("/researcher/spot-checks", data=data)
         assert [one.reason for one in room.store.decisions(me)] == ["Varied, polite."]

@@ -108,6 +108,12 @@ class Checks(Database):
         with self._read() as connection:
             return [CheckItem(**row) for row in connection.execute(statement).mappings()]
 
+    def has_check_items(self, study_id: str) -> bool:
+        """Whether a study has items that are shown."""
+        wanted = select(check_item.c.id).where(check_item.c.study_id == study_id, check_item.c.ended_at.is_(None))
+        with self._read() as connection:
+            return connection.scalar(wanted.limit(1)) is not None
+
     def end_check_item(self, id: str, by: str) -> None:
         """Shows an item to nobody else; what was answered stays."""
 

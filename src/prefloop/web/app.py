@@ -23,6 +23,7 @@ from prefloop.web import (
     people_api,
     research_api,
     researcher,
+    review_api,
     reviewing,
     study_forms,
     worker_api,
@@ -119,6 +120,7 @@ def create_app(
     app.include_router(reviewing.router)
     app.include_router(research_api.router)
     app.include_router(people_api.router)
+    app.include_router(review_api.router)
     app.include_router(worker_pages.router)
     app.include_router(care_api.router)
     app.include_router(worker_api.router)

@@ -17,12 +17,15 @@ class Checks:
     """Shows checks and keeps what is answered."""
 
     def __init__(self, store: Store, threads: StoreThreads) -> None:
-        self._store, self._run = store, threads.run
+        self._store, self._run, self._recall = store, threads.run, threads.recall_longer
 
     async def due(self, worker: Worker, shown: Shown) -> Check | None:
         """The check that stands before the worker's next task."""
         settings, study = shown.phases.checks, shown.study
         if study.state != "open":
+            return None
+        wants_some = settings.gold_share > 0 or settings.repeat_share > 0
+        if not wants_some and not await self._recall(self._store.has_check_items, study.id):
             return None
         return await self._run(self._store.next_check, study.id, worker.id, settings)
 

@@ -59,6 +59,7 @@ async def add_check(request: Request, researcher: AsResearcher, shared: Shared) 
             by=researcher.name,
         )
         await shared.threads.run(shared.store.add_check_item, item)
+        shared.threads.forget()
     except DataError as error:
         return await _checks_page(request, shared, researcher, typed.get("study"), typed, str(error))
     return RedirectResponse(f"/researcher/checks?study={item.study_id}", 303)
@@ -78,6 +79,7 @@ async def check_from_pair(researcher: AsResearcher, shared: Shared, comparison_i
         by=researcher.name,
     )
     await run(store.add_check_item, item)
+    shared.threads.forget()
     return RedirectResponse(f"/researcher/checks?study={item.study_id}", 303)
 
 
