@@ -37,7 +37,7 @@ PAIRS = REPOSITORY / "tests" / "fixtures" / "hh_pairs.jsonl"
 
 STAGES: tuple[tuple[str, str, type[Config]], ...] = (
     (r"scan(_|\.|$)", "eval scan", ScanRun),
-    (r"lm(_|\.|$)", "train lm", LanguageRun),
+    (r"(lm|sft)(_|\.|$)", "train lm", LanguageRun),
     (r"pmp?(_|\.|$)", "train preference", PreferenceRun),
     (r"(ppo|policy)(_|\.|$)", "train policy", PolicyRun),
 )
@@ -129,6 +129,16 @@ def hh_cases(pairs_per_step: int) -> tuple[Case, ...]:
     )
 
 
+IN_PROCESS = (
+    Case("ppo_hh_small/lm.toml", TINY_LM, "ppohh_lm"),
+    Case("ppo_hh_small/sft.toml", TINY_LM[:3], "ppohh_sft"),
+    Case("ppo_hh_small/pm_a.toml", ["pairs_per_step=8"], "ppohh_pm_a"),
+    Case("ppo_hh_small/pm_b.toml", ["pairs_per_step=8"], "ppohh_pm_b"),
+    Case("ppo_hh_small/policy.toml", TINY_POLICY, "ppohh_policy"),
+)
+"""The recipes whose commands are run one after the other in this process: starting it anew costs more than they do."""
+
+
 def stage_of(file: Path) -> tuple[str, type[Config]]:
     """The command and the class of a recipe's file."""
     for name in (file.name, file.parent.name):
@@ -151,7 +161,7 @@ def test_settings_load(file: Path) -> None:
 
 
 def test_every_recipe_is_run_here() -> None:
-    run = {case.file for case in (*SANDBOX, *SCANS, *hh_cases(1))}
+    run = {case.file for case in (*SANDBOX, *SCANS, *IN_PROCESS, *hh_cases(1))}
     assert run == {name_of(file) for file in FILES}
 
 
@@ -229,6 +239,16 @@ def test_two_steps_by_the_real_command(case: Case, workspace: Workspace) -> None
     )
     assert done.returncode == 0, done.stderr
     check(case, workspace, done.stdout)
+
+
+@pytest.mark.parametrize("case", IN_PROCESS, ids=lambda case: case.file)
+def test_two_steps_in_this_process(case: Case, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(arguments(case, workspace))
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    check(case, workspace, printed.out)
 
 
 @pytest.mark.parametrize("case", SCANS, ids=lambda case: case.file)
