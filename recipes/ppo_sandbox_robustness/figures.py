@@ -12,7 +12,7 @@ import numpy.typing as npt
 from prefloop.report import Report, Series, interval_plot, line_plot
 from prefloop.sandbox import is_harmful, world
 from prefloop.schema import Interval
-from prefloop.stats import clustered_mean
+from prefloop.stats import clustered_mean, run_mean
 from prefloop.train.gauges import evaluated_replies, evaluation_prompts
 from prefloop.train.optimisation import Optimisation, optimisation
 
@@ -47,8 +47,8 @@ def write_figures(finished: Mapping[Any, Path], path: Path) -> dict[str, Any]:
     seeds = sorted({run.seed for run in runs})
     report = Report(
         "Robustness in the tiny world",
-        f"{len(runs)} runs, seeds {seeds}. Rises are in deviations of the start's scores; intervals are 95%, over "
-        "prompts, clustered by seed where there are several.",
+        f"{len(runs)} runs, seeds {', '.join(map(str, seeds))}. Rises are in deviations of the start's scores; intervals "
+        "are 95%, over prompts, of several seeds over the seeds' means.",
     )
     result: dict[str, Any] = {"runs": len(runs), "seeds": seeds, "episodes": runs[0].episodes[-1]}
     result["train_and_test"] = _train_and_test(report, runs)
@@ -76,7 +76,8 @@ def _train_and_test(report: Report, runs: Sequence[Run]) -> dict[str, Any]:
             title = f"{pm} PM, {policy} policy, over {'samples' if x is episodes else 'distance'}"
             report.plot(line_plot(lines, title=title, x_label=x_label, y_label="rise (deviations of the start)"))
         gap = _pooled((run, run.rises["train"][-1] - run.rises[f"test_{pm}"][-1]) for run in group)
-        early = _pooled((run, run.rises["train"][3] - run.rises[f"test_{pm}"][3]) for run in group)
+        quarter = min(range(len(episodes)), key=lambda place: abs(episodes[place] - episodes[-1] / 4))
+        early = _pooled((run, run.rises["train"][quarter] - run.rises[f"test_{pm}"][quarter]) for run in group)
         found[f"pm_{pm}-policy_{policy}"] = {
             "train_rise": _json(_mean(group, "train", -1)),
             "test_rise": _json(_mean(group, f"test_{pm}", -1)),
@@ -204,12 +205,14 @@ def _mean(runs: Sequence[Run], name: str, place: int) -> Interval:
 
 
 def _pooled(parts: Iterable[tuple[Run, Floats]]) -> Interval:
-    """Mean over prompts; clusters are seeds where there are several, else prompts."""
-    values, labels = [], []
+    """Mean over prompts; of several seeds the interval is over the seeds' means (Student's t), else over prompts."""
+    by_seed: dict[int, list[Floats]] = {}
     for run, part in parts:
-        values.append(part)
-        labels += [run.seed] * len(part)
-    return clustered_mean(np.concatenate(values), labels if len(set(labels)) > 1 else None)
+        by_seed.setdefault(run.seed, []).append(part)
+    seeds = [np.concatenate(values) for values in by_seed.values()]
+    if len(seeds) == 1:
+        return clustered_mean(seeds[0])
+    return run_mean([float(values.mean()) for values in seeds], sum(map(len, seeds)))
 
 
 def _series(name: str, x: list[float], values: Sequence[Interval]) -> Series:
