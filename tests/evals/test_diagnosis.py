@@ -82,6 +82,7 @@ def test_what_is_not_known_accuses_nobody() -> None:
         ("template_mismatch", {"learned": about(0.75), "reread": about(0.5)}),
         ("optimiser_failing", {"clip_fraction": 0.6, "moved_kl": 3.0, "rise": about(-1.0)}),
         ("optimiser_failing", {"kl": about(90.0, 5.0), "rise": about(0.2)}),
+        ("optimiser_failing", {"moved_kl": 10.0, "kl": about(510.0, 5.0), "rise": about(1.5)}),  # a PM that likes noise
         ("optimiser_failing", {"kl": about(0.0, 0.001), "rise": about(0.0)}),
         ("optimiser_failing", {"explained_variance": -0.4, "rise": about(0.02)}),
         ("pm_near_chance", {"explained_variance": -9.0, "rise": about(0.0), "learned": about(0.5)}),
@@ -137,6 +138,7 @@ def test_the_cause_that_explains_the_others_is_named_first() -> None:
 
 def test_large_steps_that_teach_are_no_failure() -> None:
     assert cause(clip_fraction=0.4, rise=about(0.8)) is None
+    assert cause(clip_fraction=0.4, rise=about(0.8), kl=about(51.0, 2.0)) is None  # may be 49 nats, below the limit
 
 
 def test_a_phrase_that_all_judges_like_is_no_game() -> None:

@@ -28,6 +28,8 @@ MOVED = 0.3
 """Nats a token that any one batch moved the policy."""
 FAR_NATS = 20.0
 """Nats a reply that nobody needs who has not even gained half of what the best of 16 gains."""
+LOST_NATS = 50.0
+"""Nats a reply: what is left of the start is nothing, and a PM that likes it has never seen the like."""
 WORSE = 0.4
 """Deviations by which a start is worse than the answers that the PM learned from; 0 for the model they came from."""
 STILL = 0.02
@@ -122,7 +124,8 @@ def _optimiser(e: Evidence) -> Iterator[Finding]:
             f"The last snapshot is {format_interval(e.kl)} nats a reply from the start; the best of 16 answers is at "
             "most 1.84 nats away."
         )
-    if blown and e.rise is not None and e.rise.low > 0.3:
+    lost = e.kl is not None and e.kl.low > LOST_NATS
+    if blown and not lost and e.rise is not None and e.rise.low > 0.3:
         blown = []  # it learns what it is asked to, steps however large
     if e.kl is not None and e.kl.high < STILL and e.rise is not None and e.rise.low <= 0:
         still.append(
