@@ -46,19 +46,25 @@ def _scores(report: Report, evaluation: PolicyEvaluation, name: str, base: str) 
         "that the policy was trained against overrates it: what counts is what the others say.",
     )
     report.table(
-        ["scorer", name, base, "win rate", f"length and score: {name}", f"length and score: {base}"],
+        ["scorer", name, base, "win rate"],
         [
             [
                 scorer,
                 evaluation.policy.scores[scorer],
                 evaluation.base.scores[scorer],
                 rate,
-                evaluation.policy.length_correlation[scorer],
-                evaluation.base.length_correlation[scorer],
             ]
             for scorer, rate in evaluation.win_rates.items()
         ],
-        "Mean scores, win rates, and the correlation of a reply's tokens with its score",
+        "Mean scores and win rates",
+    )
+    report.table(
+        ["scorer", name, base],
+        [
+            [scorer, evaluation.policy.length_correlation[scorer], evaluation.base.length_correlation[scorer]]
+            for scorer in evaluation.win_rates
+        ],
+        "Correlation of a reply's tokens with its score",
     )
     if len(evaluation.modes) > 1:
         report.section(
