@@ -47,8 +47,8 @@ def write_figures(finished: Mapping[Any, Path], path: Path) -> dict[str, Any]:
     seeds = sorted({run.seed for run in runs})
     report = Report(
         "Robustness in the tiny world",
-        f"{len(runs)} runs, seeds {', '.join(map(str, seeds))}. Rises are in deviations of the start's scores; intervals "
-        "are 95%, over prompts, of several seeds over the seeds' means.",
+        f"{len(runs)} runs, seeds {', '.join(map(str, seeds))}. Rises are in deviations of the start's scores; "
+        "intervals are 95%, over prompts, of several seeds over the seeds' means.",
     )
     result: dict[str, Any] = {"runs": len(runs), "seeds": seeds, "episodes": runs[0].episodes[-1]}
     result["train_and_test"] = _train_and_test(report, runs)
