@@ -23,7 +23,8 @@ from memory import peak_mib
 
 from prefloop.runs import RunFolder
 from prefloop.schema import PreferencePair
-from prefloop.train.preference import PreferenceRun, train_preference
+from prefloop.train.preference import train_preference
+from prefloop.train.preference_settings import PreferenceRun
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)

@@ -173,6 +173,3 @@ def test_where_the_weights_are(tmp_path: Path) -> None:
     for missing in ("snapshots/gone", "./gone", "../gone", "/nowhere/gone", "a/b/c"):
         with pytest.raises(ModelError, match="has no model at"):
             path_of(missing)
-    (tmp_path / "snapshots" / "here" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="is an adapter"):
-        path_of("snapshots/here")

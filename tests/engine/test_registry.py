@@ -13,7 +13,8 @@ import torch
 from prefloop.engine import Registry, create_model_server, read_manifest, write_manifest
 from prefloop.engine.decoding import Job
 from prefloop.errors import ModelError, NotFoundError, StateError
-from prefloop.models.language import new_llama, save_model, train_tokenizer
+from prefloop.models.adapters import add_lora, trained_state
+from prefloop.models.language import load_language_model, new_llama, save_model, train_tokenizer
 from prefloop.schema import Message, SamplingSettings, Snapshot
 
 BODY: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 6, "seed": 1}
@@ -162,3 +163,34 @@ async def test_a_base_model_stops_at_the_other_side_s_header(tmp_path: Path) -> 
     registry.close()
     assert reply["choices"][0]["message"]["content"] == "well, well"
     assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_adapters_over_one_base_answer_for_themselves_and_share_its_weights(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["mend the blue cup"] * 20, 290)
+    plain = new_llama(tokenizer, hidden=32, layers=2, heads=4, window_tokens=64, seed=0)
+    base = save_model(plain, tokenizer, tmp_path / "base")
+    for seed in (1, 2):
+        model = load_language_model(base).model
+        add_lora(model, 4, 4.0, seed, base=base)
+        with torch.no_grad():
+            for value in trained_state(model).values():
+                value.add_(0.3 * torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)))
+        adapter = save_model(model, tokenizer, tmp_path / f"adapter{seed}")
+        merged = load_language_model(adapter)
+        save_model(merged.model, tokenizer, tmp_path / f"merged{seed}")
+    names = ("adapter1", "base", "adapter2", "merged1", "merged2")
+    manifest = write_manifest(tmp_path / "manifest.json", [Snapshot(name=n, hash=n, path=n) for n in names])
+    registry = Registry(manifest, device="cpu")
+    try:
+        weights = {Path(path).name: one for path, one in registry._served.weights.items()}
+        assert weights["adapter1"].base is weights["adapter2"].base is weights["base"].base
+        async with http(registry) as client:
+            texts = []
+            for name in names:
+                answer = await client.post("/v1/chat/completions", json=BODY | {"model": name, "max_tokens": 24})
+                texts.append(answer.json()["choices"][0]["message"]["content"])
+        assert texts[0] == texts[3]
+        assert texts[2] == texts[4]
+        assert len(set(texts)) == 3
+    finally:
+        registry.close()

@@ -18,7 +18,8 @@ from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, PreferencePair
 from prefloop.store.formats import import_file
-from prefloop.train.preference import PreferenceRun, start_model, train_preference
+from prefloop.train.preference import start_model, train_preference
+from prefloop.train.preference_settings import PreferenceRun
 from prefloop.workspace import Workspace
 
 PAIRS = Path(__file__).resolve().parents[1] / "fixtures" / "hh_pairs.jsonl"

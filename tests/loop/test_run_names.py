@@ -9,7 +9,7 @@ from prefloop.loop.round import create_workspace
 from prefloop.loop.runs import run_language_model, run_policy, run_preference
 from prefloop.train.lm import LanguageRun
 from prefloop.train.policy_settings import PolicyRun
-from prefloop.train.preference import PreferenceRun
+from prefloop.train.preference_settings import PreferenceRun
 
 
 def test_a_taken_name_is_refused_at_once(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from transformers import (
     BertModel,
     DebertaV2Config,
     DebertaV2ForMaskedLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     MistralConfig,
     MistralForCausalLM,
     RobertaConfig,
@@ -198,6 +200,40 @@ def test_a_causal_model_with_a_window_goes_unshared_and_says_so(
     torch.testing.assert_close(torch.tensor(model.score(CONVERSATIONS)), expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ConfigError, match="language_weight"):
         model.output_embedding(start)
+
+
+def test_a_gemma_3_with_a_sliding_window_goes_unshared_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under a mask of its own it would look beyond its window without a word."""
+    tokens = train_tokenizer(["what is the time", "it is late, go home"] * 20, 300)
+    config = Gemma3TextConfig(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=96,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+        pad_token_id=tokens.pad_token_id,
+        eos_token_id=tokens.eos_token_id,
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    start = save_model(Gemma3ForCausalLM(config), tokens, tmp_path / "gemma3")
+    with caplog.at_level(logging.WARNING):
+        model = PreferenceModel.from_language_model(start, seed=1)
+    assert "sliding_attention" in caplog.text
+    assert "computed by itself" in caplog.text
+    assert not model.shares_beginnings
+    path = model.save(tmp_path / "pm")
+    sequences = [model.encode(conversation).ids for conversation in CONVERSATIONS]
+    assert min(map(len, sequences)) > 4  # longer than the window
+    _, expected = plain_scores(path, sequences)
+    torch.testing.assert_close(torch.tensor(model.score(CONVERSATIONS)), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_classifier_from_elsewhere_loads_with_its_bias(encoders: dict[str, Path], tmp_path: Path) -> None:

@@ -45,7 +45,6 @@ def test_branches_by_hand() -> None:
         Branch(3, 6, ((0, 2),)),
         Branch(6, 12, ()),
     ] or tries.branches == [Branch(0, 6, ()), Branch(6, 9, ()), Branch(9, 12, ((6, 8),))]
-    assert tries.tree_lengths == [6, 6]
 
 
 def test_blocks_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

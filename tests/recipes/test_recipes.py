@@ -26,7 +26,7 @@ from prefloop.loop.scan import ScanRun
 from prefloop.store.formats import import_file
 from prefloop.train.lm import LanguageRun
 from prefloop.train.policy_settings import PolicyRun
-from prefloop.train.preference import PreferenceRun
+from prefloop.train.preference_settings import PreferenceRun
 from prefloop.workspace import Workspace
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -15,8 +15,9 @@ from prefloop.errors import DataError
 from prefloop.models.language import new_llama, save_model, train_tokenizer
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, PreferencePair
-from prefloop.train.preference import PreferenceRun, start_model, train_preference
+from prefloop.train.preference import start_model, train_preference
 from prefloop.train.preference_estimate import estimate_preference
+from prefloop.train.preference_settings import PreferenceRun
 
 WORDS = ["red", "blue", "green", "old"]
 

@@ -18,7 +18,8 @@ from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, Mode, PreferencePair
 from prefloop.train.lessons import Lessons, read_worker_weights
-from prefloop.train.preference import PreferenceRun, PreferenceTraining, start_model, train_preference
+from prefloop.train.preference import PreferenceTraining, start_model, train_preference
+from prefloop.train.preference_settings import PreferenceRun
 
 TEXTS = ["red house", "blue tree", "old river", "green house", "new tree"]
 

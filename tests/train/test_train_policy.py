@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,10 @@ from prefloop.runs import RunFolder
 from prefloop.schema import Message, Sample
 from prefloop.train.policy import train_policy
 from prefloop.train.policy_settings import PolicyRun
+from prefloop.train.policy_setup import load_models
 from prefloop.train.ppo_update import Learner, TrainingBatch, plan_minibatches
+from prefloop.train.preference import start_model
+from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.rollout import Budget, Rollout
 
 WORDS = ["mend", "the", "blue", "cup", "how", "does", "river", "sing", "ask", "kind", "tree", "for", "bread"]
@@ -347,3 +351,68 @@ def test_no_prompts(models: Path, tmp_path: Path) -> None:
     run = settings(models)
     with pytest.raises(DataError, match="0 prompts"):
         train_policy(run, [], RunFolder.create(tmp_path, "policy", run), prompts(3), progress=quiet)
+
+
+def test_a_policy_of_adapters_learns_shares_its_reference_and_resumes_to_the_same_bits(
+    models: Path, tmp_path: Path
+) -> None:
+    run = settings(
+        models,
+        episodes=192,
+        episodes_per_batch=32,
+        checkpoint_every_batches=2,
+        lora_rank=4,
+        learning_rate=5e-3,
+        value_learning_rate=5e-3,
+    )
+    loaded = load_models(run, torch.device("cpu"))
+    places = {tensor.data_ptr() for tensor in loaded.policy.parameters()}
+    assert {tensor.data_ptr() for tensor in loaded.reference.parameters()} < places
+
+    result, folder = train(run, tmp_path / "whole")
+    rows = [row for row in folder.metrics() if "score/train" in row]
+    assert all(row["policy/ratio_first_error"] < 1e-4 for row in rows)
+    assert abs(result.snapshots[0].kl.value) < 1e-4
+    assert result.snapshots[-1].kl.value > 0.01
+    last = Path(result.snapshots[-1].path)
+    assert (last / "adapter_model.safetensors").is_file()
+    assert not (last / "model.safetensors").exists()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run, tmp_path / "broken", progress=stopping_after(3))
+    again, resumed = train(run, tmp_path / "broken", resume=True)
+    assert lasting(resumed) == lasting(folder)
+    weights = Path(again.snapshots[-1].path) / "adapter_model.safetensors"
+    assert weights.read_bytes() == (last / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_policy_with_an_output_layer_of_its_own_learns_is_saved_and_resumes(models: Path, tmp_path: Path) -> None:
+    policy, renderer = load_language_model(models / "policy")
+    policy.config.tie_word_embeddings = False
+    policy.lm_head.weight = torch.nn.Parameter(policy.lm_head.weight.detach().clone() * 1.5)
+    start = save_model(policy, renderer.tokenizer, tmp_path / "untied")
+    run = settings(models, learning_rate=5e-3).model_copy(update={"policy": start})
+    result, folder = train(run, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(run, tmp_path / "broken", progress=stopping_after(2))
+    again, resumed = train(run, tmp_path / "broken", resume=True)
+    assert lasting(resumed) == lasting(folder)
+    trained = [load_language_model(Path(one.snapshots[-1].path)).model for one in (result, again)]
+    assert torch.equal(trained[0].lm_head.weight, trained[1].lm_head.weight)
+    assert not torch.equal(trained[0].lm_head.weight, policy.lm_head.weight)
+    assert not torch.equal(trained[0].lm_head.weight, trained[0].model.embed_tokens.weight)
+    assert all(row["policy/ratio_first_error"] < 1e-4 for row in folder.metrics() if "score/train" in row)
+
+
+def test_a_policy_or_pm_without_an_end_token_is_named_before_anything_is_done(models: Path, tmp_path: Path) -> None:
+    for name in ("policy", "pm"):
+        broken = tmp_path / name
+        shutil.copytree(models / name, broken)
+        file = broken / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": None}), encoding="utf-8")
+        field = "policy" if name == "policy" else "preference_model"
+        run = settings(models).model_copy(update={field: broken})
+        with pytest.raises(ModelError, match="no EOS token"):
+            train(run, tmp_path / f"runs_{name}")
+    with pytest.raises(ModelError, match="no EOS token"):
+        start_model(PreferenceRun(start=tmp_path / "policy"))

@@ -20,19 +20,15 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from prefloop.errors import DataError, TrainingError
+from prefloop.errors import ConfigError, DataError, TrainingError
 from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.language import load_language_model, new_llama, save_model, train_tokenizer
 from prefloop.models.preference import PreferenceModel
 from prefloop.pair_file import PairFile
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, PreferencePair
-from prefloop.train.preference import (
-    PreferenceRun,
-    PreferenceTraining,
-    start_model,
-    train_preference,
-)
+from prefloop.train.preference import PreferenceTraining, start_model, train_preference
+from prefloop.train.preference_settings import PreferenceRun
 
 WORDS = ["red", "blue", "green", "old", "new", "house", "tree", "river"]
 
@@ -357,3 +353,39 @@ def test_plan_takes_every_pair_once_an_epoch_and_keeps_conversations_together(st
 def test_settings_are_checked(start: Path) -> None:
     with pytest.raises(ValidationError):
         settings_for(start, label_smoothing=0.5)
+
+
+def test_an_adapter_learns_is_saved_and_resumes_to_the_same_numbers(start: Path, tmp_path: Path) -> None:
+    run = settings_for(start, lora_rank=4, learning_rate=1e-2, checkpoint_every_steps=10)
+    pairs, held_out = make_pairs(100, seed=1), make_pairs(20, seed=2)
+    result, folder = train(run, pairs, tmp_path, held_out=held_out)
+    assert folder.metrics()[-1]["preference/held_out_accuracy"] >= 0.9
+    assert not (result.path / "model.safetensors").exists()
+    conversations = [[*pair.context, Message(role="assistant", text=pair.chosen)] for pair in held_out]
+    again = PreferenceModel.load(result.path)
+    assert again.score(conversations) == result.model.score(conversations)
+    assert again.model.config.std > 0
+    base = load_language_model(start).model.state_dict()
+    for name, value in result.model.model.state_dict().items():
+        if name.replace(".base_layer", "") in base:
+            assert torch.equal(value, base[name.replace(".base_layer", "")]), name  # the base is what it was
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    assert checkpoint is not None
+    assert all("lora" in name or "score" in name for name in checkpoint.part("model"))
+
+    class Stop(Exception): ...
+
+    class Stopping(tqdm):
+        def set_postfix(self, *arguments: Any, **more: Any) -> None:
+            super().set_postfix(*arguments, **more)
+            if self.n >= 15:
+                raise Stop
+
+    broken = RunFolder.create(tmp_path / "parts", "preference", run)
+    with pytest.raises(Stop):
+        train_preference(run, pairs, broken, held_out, progress=lambda s, **k: Stopping(s, **k, mininterval=0))
+    resumed, broken = train(run, pairs, tmp_path / "parts", resume=True, held_out=held_out)
+    assert broken.metrics() == folder.metrics()
+    assert resumed.model.score(conversations) == result.model.score(conversations)
+    with pytest.raises(ConfigError, match="lora_rank goes with causal models"):
+        start_model(settings_for(start, lora_rank=4, start_share=0.5))

@@ -118,6 +118,20 @@ def list_snapshots(workspace_path: Path, as_json: bool) -> None:
     emit({row["name"]: row for row in rows} if not as_json else {"snapshots": rows}, as_json)
 
 
+@snapshots.command("export")
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@workspace_option
+@json_option
+def export_snapshot(name: str, folder: Path, workspace_path: Path, as_json: bool) -> None:
+    """Write the model of snapshot NAME to FOLDER as a plain Hugging Face folder; an adapter is merged into its base."""
+    from prefloop.loop.snapshots import export_model
+
+    workspace = Workspace(workspace_path)
+    with workspace.store() as store:
+        emit({"snapshot": name, "model": str(export_model(workspace, store.snapshot(name), folder))}, as_json)
+
+
 @snapshots.command("add")
 @click.argument("name")
 @click.argument("model")

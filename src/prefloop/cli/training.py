@@ -71,7 +71,7 @@ def preference(
     With --dry-run also steps, tokens, and the memory and time that the run will take here, from a few steps of it.
     """
     from prefloop.loop.runs import estimate_preference_run, run_preference
-    from prefloop.train.preference import PreferenceRun
+    from prefloop.train.preference_settings import PreferenceRun
 
     settings = PreferenceRun.load([run], overrides)
     if dry_run:

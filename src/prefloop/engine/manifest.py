@@ -59,15 +59,10 @@ def model_path(manifest: Path, snapshot: Snapshot) -> str:
     """Where a snapshot's weights are: a folder, relative to the manifest's, or else a hub id.
 
     Errors:
-        ModelError: the path looks like a folder and is none, or it holds an adapter.
+        ModelError: the path looks like a folder and is none.
     """
     folder = manifest.resolve().parent / Path(snapshot.path).expanduser()
     if folder.is_dir():
-        if (folder / "adapter_config.json").exists():
-            raise ModelError(
-                f"Snapshot {snapshot.name!r} at {folder} is an adapter, which is not served here; merge it into its "
-                "base model and register that folder."
-            )
         return str(folder)
     # What may be a hub id: NAME, or OWNER/NAME where OWNER is no folder here.
     owner, _, name = snapshot.path.rpartition("/")

@@ -1,9 +1,9 @@
 """The snapshots that are served right now: their weights, decoding threads and preference models.
 
 Snapshots with the same weights share one decoding thread, so an example prompt or other sampling settings cost no
-memory. A reload builds what is new beside what is served and swaps it in whole; a retired snapshot finishes the
-replies that it has begun. torch and the models are imported where a model is loaded, so that the module can be
-imported without them.
+memory; adapters over one base share its weights, each with a decoding thread of its own. A reload builds what is new
+beside what is served and swaps it in whole; a retired snapshot finishes the replies that it has begun. torch and the
+models are imported where a model is loaded, so that the module can be imported without them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from prefloop.engine.decoding import DecodingThread
 from prefloop.engine.manifest import model_path, read_manifest
@@ -34,6 +34,8 @@ class _Weights(NamedTuple):
     renderer: Renderer
     window_tokens: int
     thread: DecodingThread
+    base: Any  # the model without its adapter
+    base_path: str
 
 
 class ServedScorer:
@@ -182,18 +184,26 @@ class Registry:
             scorer = _scorer_of(snapshot, new.scorers)
             path = model_path(self.manifest, snapshot)
             if path not in new.weights:
-                new.weights[path] = old.weights.get(path) or self._load_weights(path)
-            renderer, window, thread = new.weights[path]
+                known_weights = (*new.weights.values(), *old.weights.values())
+                new.weights[path] = old.weights.get(path) or self._load_weights(path, known_weights)
+            renderer, window, thread, *_ = new.weights[path]
             new.assistants[snapshot.name] = Assistant(snapshot, renderer, window, thread, scorer)
 
-    def _load_weights(self, path: str) -> _Weights:
-        from prefloop.models.language import load_language_model
+    def _load_weights(self, path: str, known: Sequence[_Weights]) -> _Weights:
+        from prefloop.models.adapters import adapted, adapter_base, is_adapter
+        from prefloop.models.language import load_language_model, load_tokenizer
         from prefloop.models.sampling import BatchDecoder
+        from prefloop.render import Renderer
 
-        model, renderer = load_language_model(path)
-        model.to(self._torch_device).requires_grad_(False)
+        base_path = adapter_base(path) if is_adapter(path) else path
+        base = next((one.base for one in known if one.base_path == base_path), None)
+        if base is None:
+            base = load_language_model(base_path).model
+            base.to(self._torch_device).requires_grad_(False)
+        model = base if base_path == path else adapted(base, path)
+        renderer = Renderer(load_tokenizer(path))
         decoder = BatchDecoder(model, renderer.end_id, max_rows=self._max_rows, max_cache_tokens=self._max_cache_tokens)
-        return _Weights(renderer, decoder.window_tokens, DecodingThread(decoder, Path(path).name))
+        return _Weights(renderer, decoder.window_tokens, DecodingThread(decoder, Path(path).name), base, base_path)
 
     @cached_property
     def _torch_device(self) -> str:

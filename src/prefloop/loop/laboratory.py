@@ -26,7 +26,8 @@ from prefloop.schema import Message, PreferencePair
 from prefloop.train.lm import LanguageRun, train_language_model
 from prefloop.train.policy import train_policy
 from prefloop.train.policy_settings import PolicyRun
-from prefloop.train.preference import PreferenceRun, train_preference
+from prefloop.train.preference import train_preference
+from prefloop.train.preference_settings import PreferenceRun
 
 FEW_JUDGMENTS: dict[str, Any] = {
     "pairs_per_step": 16,

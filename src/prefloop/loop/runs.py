@@ -43,8 +43,9 @@ from prefloop.train.lm import LanguageRun, train_language_model
 from prefloop.train.policy import train_policy
 from prefloop.train.policy_estimate import estimate_policy
 from prefloop.train.policy_settings import PolicyRun
-from prefloop.train.preference import PreferenceRun, train_preference
+from prefloop.train.preference import train_preference
 from prefloop.train.preference_estimate import estimate_preference
+from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.processes import Processes
 from prefloop.workspace import Workspace
 
@@ -163,7 +164,7 @@ def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) 
         fresh = draw_prompts(world(), run.seed + 1, count, exclude=contexts)
         known = known_pairs(sampler, chat.renderer, world(), fresh, traits, run.seed + 1)
         return _PreferenceData(
-            chosen_for(run, [item.pair for item in judged]),
+            chosen_for(run, half_for(run, [item.pair for item in judged])),
             [item.pair for item in known],
             [item.probability for item in known],
         )
@@ -178,9 +179,14 @@ def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) 
     else:
         pairs = _some(stored_pairs(store, run.mode, run.tranche, folder=disk), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)
-    if run.half is not None:
-        training = picked(training, [place for place, pair in enumerate(training) if half_of(pair) == run.half])
-    return _PreferenceData(chosen_for(run, training), held_out)
+    return _PreferenceData(chosen_for(run, half_for(run, training)), held_out)
+
+
+def half_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> Sequence[PreferencePair]:
+    """Of the pairs those in the run's half of the conversations; all where it has none."""
+    if run.half is None:
+        return pairs
+    return picked(pairs, [place for place, pair in enumerate(pairs) if half_of(pair) == run.half])
 
 
 def chosen_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> Sequence[PreferencePair]:

@@ -27,7 +27,8 @@ from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder, write_json
 from prefloop.schema import PreferencePair
 from prefloop.store import Store
-from prefloop.train.preference import PreferenceRun, train_preference
+from prefloop.train.preference import train_preference
+from prefloop.train.preference_settings import PreferenceRun
 from prefloop.workspace import Workspace
 
 __all__ = ["Scan", "ScanRun", "run_scan", "scan_plan"]

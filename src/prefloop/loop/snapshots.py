@@ -1,7 +1,7 @@
 """The snapshot registry: models by content hash below `snapshots/`, and which of them are deployed.
 
 A snapshot's hash covers the files of its model, its example prompt, its sampling settings and best-of-k. Knows files
-and the store; loads no model.
+and the store; loads a model to export it alone.
 """
 
 from __future__ import annotations
@@ -162,6 +162,25 @@ def model_path(workspace: Workspace, snapshot: Snapshot) -> str:
     """Where a snapshot's model is: a folder of the workspace, or a hub id."""
     below = workspace.path / snapshot.path
     return str(below) if below.is_dir() else snapshot.path
+
+
+def export_model(workspace: Workspace, snapshot: Snapshot, folder: Path) -> Path:
+    """Writes a snapshot's model as a plain Hugging Face folder, an adapter merged into its base.
+
+    Errors:
+        ConfigError: there is something at `folder` already.
+        ModelError: the model cannot be loaded.
+    """
+    from prefloop.models.language import load_language_model, save_model
+    from prefloop.models.preference import PreferenceModel
+
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already; give a folder that does not.")
+    path = model_path(workspace, snapshot)
+    if snapshot.kind == "preference_model":
+        return PreferenceModel.load(path).save(folder)
+    model, renderer = load_language_model(path)
+    return save_model(model, renderer.tokenizer, folder)
 
 
 def content_hash(folder: Path) -> str:

@@ -28,7 +28,7 @@ from prefloop.store import Store
 from prefloop.workspace import Workspace
 
 if TYPE_CHECKING:
-    from prefloop.train.preference import PreferenceRun
+    from prefloop.train.preference_settings import PreferenceRun
 
 Tell = Callable[[str], None]
 EVALUATION_SEED = 1_000_003
@@ -109,7 +109,7 @@ def quality(bench: Bench) -> dict[str, Any]:
 
 def preference(bench: Bench) -> dict[str, Any]:
     """Two PMs from the same start on the two halves of all conversations so far (paper 4.2, 4.5)."""
-    from prefloop.train.preference import PreferenceRun
+    from prefloop.train.preference_settings import PreferenceRun
 
     start = tiny_model(PMP_MODEL) if bench.is_sandbox else bench.path("start_id")
     pairs = stored_pairs(bench.store)

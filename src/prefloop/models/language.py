@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prefloop.errors import ModelError
+from prefloop.models.adapters import adapter_base, has_head, is_adapter, merge_adapter, save_adapter
 from prefloop.models.checkpoint import replace_folder
 from prefloop.render import END, OWN_CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Renderer
 
@@ -112,6 +113,8 @@ def load_weights(
 ) -> Any:
     """A model of a transformers class (`AutoModelForCausalLM`, say) with every one of its tensors from the files.
 
+    An adapter is merged into its base.
+
     Args:
         config: instead of the one beside the weights.
         trunk_alone: what stands around the trunk, and the trunk's pooler, may be missing: torch's generator draws it.
@@ -120,6 +123,14 @@ def load_weights(
         ModelError: no safetensors, a damaged file, or one whose tensors are missing or of another shape: transformers
             would fill those with random numbers.
     """
+    if is_adapter(path):
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # a head that the base lacks is drawn before the adapter's takes its place
+            base, config = adapter_base(path), config or load_config(path)
+            model = load_weights(kind, base, dtype, config=config, trunk_alone=trunk_alone or has_head(path))
+        merge_adapter(model, path)
+        return model
     try:
         model, loaded = kind.from_pretrained(
             str(path),
@@ -195,6 +206,10 @@ def check_model(source: str | Path, *, is_preference_model: bool) -> None:
 
 
 def _check_weight_files(folder: Path) -> None:
+    if is_adapter(folder):
+        if Path(base := adapter_base(folder)).is_dir():
+            _check_weight_files(Path(base))
+        return
     index = folder / "model.safetensors.index.json"
     try:
         whole = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else {}
@@ -243,12 +258,16 @@ def scale_logits(model: Any, scale: float) -> None:
 
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> Path:
-    """Writes a Hugging Face folder (safetensors, tokenizer beside) whole or not at all."""
+    """Writes a Hugging Face folder (safetensors, tokenizer beside) whole or not at all; of a LoRA model the adapter."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".writing-{path.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary, safe_serialization=True)
+    if getattr(model, "adapter", None) is not None:
+        temporary.mkdir()
+        save_adapter(model, temporary)
+    else:
+        model.save_pretrained(temporary, safe_serialization=True)
     tokenizer.save_pretrained(temporary)
     replace_folder(temporary, path)
     return path

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 
+from prefloop.models.adapters import linear_part
 from prefloop.models.trie_attention import FlatTries, block_attention
 
 __all__ = ["LeanLayer", "LeanShape", "attend", "is_lean", "lean_hidden", "lean_layers", "rotary", "rotate"]
@@ -36,7 +37,10 @@ _SIZE_STEP = 128
 
 
 def is_lean(trunk: Any) -> bool:
-    """Whether this module computes the trunk exactly: Llama's architecture on a CPU, without adapters or hooks."""
+    """Whether this module computes the trunk exactly: Llama's architecture on a CPU.
+
+    A LoRA adapter is added to the weights first, and is exact too; other adapters are not known here.
+    """
     config: Any = getattr(trunk, "config", None)
     return (
         type(trunk).__name__ == "LlamaModel"
@@ -46,7 +50,7 @@ def is_lean(trunk: Any) -> bool:
         and not config.attention_dropout
         and trunk.embed_tokens.weight.device.type == "cpu"
         and not getattr(trunk, "gradient_checkpointing", False)
-        and all(type(module) is torch.nn.Linear for layer in trunk.layers for module in _projections(layer))
+        and all(linear_part(module) is not None for layer in trunk.layers for module in _projections(layer))
     )
 
 
@@ -104,10 +108,10 @@ def lean_layers(trunk: Any, dtype: torch.dtype) -> list[LeanLayer]:
     """The weights of all layers for products in `dtype`, gradients flow back to the trunk's own."""
 
     def joined(*modules: Any) -> tuple[Tensor, Tensor | None]:
-        weights = [module.weight for module in modules]
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        biases = [module.bias for module in modules]
-        bias = None if biases[0] is None else torch.cat(biases).to(dtype)
+        parts = [part for module in modules if (part := linear_part(module)) is not None]
+        weight = parts[0].weight if len(parts) == 1 else torch.cat([part.weight for part in parts])
+        biases = [part.bias for part in parts if part.bias is not None]
+        bias = torch.cat(biases).to(dtype) if biases else None
         return weight.to(dtype), bias
 
     layers = []

@@ -76,12 +76,6 @@ class FlatTries:
         self.flat, self.branches, self.subtree_ends = flat, branches, subtree_ends
 
     @cached_property
-    def tree_lengths(self) -> list[int]:
-        """Columns of each tree: it begins with a branch that has no ancestors."""
-        starts = [branch.start for branch in self.branches if not branch.ancestors]
-        return [stop - start for start, stop in pairwise([*starts, len(self.flat)])]
-
-    @cached_property
     def blocks(self) -> list[Block]:
         """Long branches in pieces, short neighbours together where that is cheaper than another block."""
         blocks: list[Block] = []

@@ -169,7 +169,7 @@ def train_policy(
         alarms = Alarms(snapshots[0].reply_tokens, snapshots[0].stopped, run.dtype, state["alarms"])
         if checkpoint is None:
             ring(0, 0, alarms.check_start(left_out, len(prompts), room, run.max_response_tokens))
-        value = value_model(models, mean, std)
+        value = value_model(run, models, mean, std)
         if run.dtype == "bfloat16" and device.type == "cpu":
             for model in (models.policy, value.trunk):  # torch's fused attention is slow in bfloat16 there
                 if not is_lean(model.base_model):

@@ -38,6 +38,10 @@ class PolicyRun(Config):
     learning_rate_warmup_episodes: int = Field(0, ge=0, description="linear from 0")
     halve_learning_rate_every_episodes: int = Field(0, ge=0, description="0 never; the paper's online runs 100,000")
     value_warmup_batches: int = Field(0, ge=0, description="first batches in which the value model alone learns")
+    lora_rank: int = Field(
+        0, ge=0, description="of LoRA adapters, which alone are trained then, over shared weights; 0 trains everything"
+    )
+    lora_scale: float = Field(2.0, gt=0.0, description="of the adapters (alpha / rank)")
     kl_coefficient: float = Field(0.02, ge=0.0, description="reward units per nat; where it starts with kl_target")
     kl_target: float | None = Field(None, gt=0.0, description="nats a reply that the coefficient steers to")
     kl_horizon_episodes: int = Field(10_000, ge=1, description="how slowly kl_target steers; more is slower")

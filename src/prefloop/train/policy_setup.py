@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from prefloop.errors import ConfigError, ModelError
+from prefloop.models.adapters import add_lora, sharing_copy
 from prefloop.models.checkpoint import Checkpoint
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import Prompt, same_tokens
 from prefloop.models.trie import require_exact
-from prefloop.models.value import ValueModel
+from prefloop.models.value import Lora, ValueModel
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.processes import Processes
 from prefloop.train.rollout import Models, Workers, derived_seed
@@ -80,7 +81,7 @@ def learning_rate_factor(run: PolicyRun, episodes: int) -> float:
 
 
 def load_models(run: PolicyRun, device: torch.device) -> Models:
-    """Policy, its frozen copy as the reference, and both PMs.
+    """Policy, its frozen copy as the reference, and both PMs. With LoRA the reference is the policy's own weights.
 
     Errors:
         ModelError: one of them cannot be loaded, or cannot share beginnings exactly.
@@ -94,17 +95,22 @@ def load_models(run: PolicyRun, device: torch.device) -> Models:
         held_out = PreferenceModel.load(run.held_out_preference_model, row_tokens=run.row_tokens)
     for judge in (train, held_out):
         judge.model.requires_grad_(False).to(device)
-    return Models(policy, copy.deepcopy(policy).requires_grad_(False), train, held_out, renderer)
+    if not run.lora_rank:
+        return Models(policy, copy.deepcopy(policy).requires_grad_(False), train, held_out, renderer)
+    reference = sharing_copy(policy)
+    add_lora(policy, run.lora_rank, run.lora_scale, derived_seed(run.seed, "policy adapter"), base=run.policy)
+    return Models(policy, reference, train, held_out, renderer)
 
 
-def value_model(models: Models, mean: float, std: float) -> ValueModel:
+def value_model(run: PolicyRun, models: Models, mean: float, std: float) -> ValueModel:
     """Started from the PM where that reads the policy's tokens, otherwise from the policy's trunk."""
     pm = models.preference_model
+    lora = Lora(run.lora_rank, run.lora_scale, derived_seed(run.seed, "value adapter")) if run.lora_rank else None
     if pm.shares_beginnings and same_tokens(pm.renderer, models.renderer):
-        return ValueModel.from_preference_model(pm, mean, std)
+        return ValueModel.from_preference_model(pm, mean, std, lora)
     difference = "has another tokenizer than the policy" if pm.shares_beginnings else "shares no beginnings"
     _log.warning("The preference model %s: the value model starts at 0.", difference)
-    return ValueModel.from_policy(models.reference)
+    return ValueModel.from_policy(models.reference, lora)
 
 
 def room_tokens(run: PolicyRun, models: Models, *watching: PreferenceModel) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from prefloop.errors import TrainingError
 from prefloop.losses import policy_loss, value_loss
+from prefloop.models.adapters import trained_state
 from prefloop.models.checkpoint import Checkpoint, load_optimizer_state, optimizer_state
 from prefloop.models.responses import PackedResponses, pack_responses, response_logps, token_parts
 from prefloop.models.value import ValueModel
@@ -209,7 +210,7 @@ class Learner:
         facts: dict[str, Any] = {}
         for name, model in (("policy", self.policy), ("value", self.value)):
             kept: dict[int, str] = {}  # tied weights are saved once, under their first name
-            for key, value in model.state_dict().items():
+            for key, value in trained_state(model).items():
                 if kept.setdefault(value.data_ptr(), key) == key:
                     tensors[f"{name}.{key}"] = value
             slots, facts[name] = optimizer_state(self._optimizers[name])

@@ -17,17 +17,16 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from prefloop.config import NAME, Config
-from prefloop.errors import DataError, TrainingError
+from prefloop.errors import ConfigError, DataError, TrainingError
 from prefloop.losses import preference_losses
+from prefloop.models.adapters import add_lora, trained_state
 from prefloop.models.checkpoint import (
     latest_checkpoint,
     load_optimizer_state,
@@ -37,97 +36,14 @@ from prefloop.models.checkpoint import (
 )
 from prefloop.models.preference import PreferenceModel, conversation_key
 from prefloop.runs import RunFolder
-from prefloop.schema import Mode, PreferencePair, Tranche
+from prefloop.schema import PreferencePair
 from prefloop.train.lessons import Lessons, read_worker_weights, usable_pairs
+from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.preference_step import Lesson, StepLosses, backward, encode
 
 _PAIRS_AT_ONCE = 512  # whose ids are in memory while held-out pairs are scored
 _SCALE_PAIRS = 1000  # to measure mean and deviation of the scores on
 _BFLOAT16_FROM_PARAMETERS = 2_000_000  # measured on AVX-512: at 0.9 M no faster than fp32, at 3.4 M 1.6 times
-
-
-class PreferenceRun(Config):
-    """`prefloop train preference RUN.toml`."""
-
-    name: str = Field("pm", pattern=NAME, description="goes into the names of the run folder and the snapshot")
-    start: Path = Field(description="Hugging Face folder: a language model (fresh head) or a PM (PM pre-training)")
-    sandbox_contrasts: int = Field(
-        0, ge=0, description="contrast pairs of the tiny world (PM pre-training); 0 takes the workspace's judgments"
-    )
-    sandbox_judgments: int = Field(
-        0, ge=0, description="simulated judgments of the tiny chat model's replies instead of the workspace's"
-    )
-    ranked_files: tuple[Path, ...] = Field(
-        (), description="ranked answers (PM pre-training): Stack Exchange's Posts.xml or JSON lines, plain or gzipped"
-    )
-    ranked_binary: bool = Field(True, description="each ranked A > B as GOOD: A > BAD: A and BAD: B > GOOD: B")
-    ranked_pairs_per_question: int = Field(4, ge=1, description="ranked pairs drawn from one question at most")
-    half: Literal["a", "b"] | None = Field(None, description="only this half of the conversations (paper 4.2)")
-    mode: Mode | None = Field(None, description="only comparisons of this mode; empty takes both")
-    tranche: Tranche | None = Field(None, description="only comparisons of this tranche; empty takes all")
-    held_out_share: float = Field(0.05, ge=0.0, lt=1.0, description="share of conversations kept for evaluation")
-    epochs: int = Field(1, ge=1, description="the paper's is 1, against overfitting")
-    pairs_per_step: int = Field(32, ge=1, description="comparisons in an optimiser step")
-    learning_rate: float = Field(3e-4, gt=0.0, description="about 3e-4 at 1 M parameters, 1e-5 at 7 B")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine ends at 0")
-    warmup_steps: int = Field(5, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(0.01, ge=0.0, description="of matrices; norms do not decay")
-    max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
-    label_smoothing: float = Field(0.0, ge=0.0, lt=0.5, description="share of judgments taken to be wrong")
-    grade_probabilities: tuple[float, ...] = Field(
-        (), max_length=4, description="chance that the chosen reply is better, by grade from 'much better' on; empty: 1"
-    )
-    worker_weights: Path | None = Field(
-        None, description="JSON file of worker id to weight (at least 0, 0 leaves out); others weigh 1"
-    )
-    red_team_weight: float = Field(
-        1.0, ge=0.0, description="lambda: weight of red-team comparisons beside helpful ones (paper 5.1)"
-    )
-    red_team_share: float | None = Field(
-        None, ge=0.0, le=1.0, description="share of red-team comparisons in training; empty takes what is there"
-    )
-    mix_pairs: int = Field(
-        0, ge=0, description="comparisons of a mix with red_team_share; 0 takes as many as its shares allow"
-    )
-    training_pairs: int = Field(
-        0, ge=0, description="comparisons to train on at most, drawn by seed, the fewer within the more; 0 takes all"
-    )
-    centring: float = Field(
-        0.0, ge=0.0, description="weight of the squared mean score of a comparison: holds the zero of the scores"
-    )
-    language_weight: float = Field(
-        0.0, ge=0.0, description="of the language-model loss on the chosen texts, beside the preference loss"
-    )
-    freeze_embeddings: bool = Field(
-        False, description="token embeddings stay the start's: faster with a large vocabulary, and few data wear none"
-    )
-    start_scale: float = Field(
-        1.0, gt=0.0, description="multiplies the head of a PM to start from: a less sure start unlearns sooner"
-    )
-    start_share: float = Field(
-        0.0, ge=0.0, lt=1.0, description="of the start's weights in the written model: few judgments forget less"
-    )
-    max_context_tokens: int = Field(1024, ge=8, description="conversation and reply; the oldest turns are dropped")
-    row_tokens: int | None = Field(
-        None, ge=16, description="length of a packed row; empty: long, or short where attention needs a mask"
-    )
-    tokens_per_forward: int = Field(
-        16_384, ge=16, description="tokens (before sharing) computed at once: memory, never the result"
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="autocast of the forward and backward pass; auto takes bfloat16 where it is faster"
-    )
-    saved_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the written weights")
-    evaluate_every_steps: int = Field(0, ge=0, description="steps between looks at the held-out pairs; 0: at the end")
-    checkpoint_every_steps: int = Field(100, ge=1, description="steps that a killed run loses at most")
-    seed: int = Field(0, description="of a fresh head, the order, a mix and simulated data")
-
-    @field_validator("grade_probabilities")
-    @classmethod
-    def _better_is_likelier(cls, chances: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0.5 <= chance <= 1 for chance in chances):
-            raise ValueError("the chosen reply is the better one with a chance from 0.5 to 1")
-        return chances
 
 
 class PreferenceTraining(NamedTuple):
@@ -185,7 +101,7 @@ def train_preference(
                 "with its own data, or start a new run."
             )
         checkpoint.take_threads()
-        model.model.load_state_dict(checkpoint.part("model"))
+        model.model.load_state_dict(checkpoint.part("model"), strict=not run.lora_rank)
         load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
         counts, first_step, last_saved = checkpoint.state["counts"], checkpoint.step, checkpoint.path
     if resume:
@@ -224,7 +140,7 @@ def train_preference(
             last_saved = save_checkpoint(
                 folder.checkpoints,
                 number,
-                {f"model.{name}": value for name, value in model.model.state_dict().items()}
+                {f"model.{name}": value for name, value in trained_state(model.model).items()}
                 | {f"optimizer.{name}": value for name, value in tensors.items()},
                 {"optimizer": optimizer_facts, "counts": counts, "data": fingerprint},
             )
@@ -235,9 +151,10 @@ def train_preference(
         )
     if run.start_share:
         _blend(model, start_model(run), run.start_share)
-    model.model.to(getattr(torch, run.saved_dtype)).to(torch.float32)  # what is scored next is what will be saved
+    saved_dtype = torch.float32 if run.lora_rank else getattr(torch, run.saved_dtype)  # a base stays what it is
+    model.model.to(saved_dtype).to(torch.float32)  # what is scored next is what will be saved
     _set_scale(model, held_out or lessons.pairs)
-    model.model.to(getattr(torch, run.saved_dtype))
+    model.model.to(saved_dtype)
     path = model.save(folder.path / "model")
     model.model.to(torch.float32)
     return PreferenceTraining(
@@ -261,6 +178,12 @@ def start_model(run: PreferenceRun) -> PreferenceModel:
     else:
         model = PreferenceModel.from_language_model(run.start, run.seed, **limits)
     model.trunk.get_input_embeddings().requires_grad_(not run.freeze_embeddings)
+    if run.lora_rank:
+        if run.start_share or run.start_scale != 1.0 or not hasattr(model.model, "score"):
+            raise ConfigError(
+                "lora_rank goes with causal models, and neither with start_share nor start_scale; set it to 0."
+            )
+        add_lora(model.model, run.lora_rank, run.lora_scale, run.seed, base=run.start, head="score")
     return model
 
 

@@ -17,7 +17,13 @@ from prefloop.errors import DataError
 from prefloop.schema import Interval, PreferencePair
 from prefloop.stats import clustered_mean
 from prefloop.train.lessons import usable_pairs
-from prefloop.train.preference import PreferenceRun, autocast_dtype, backward_of, optimizer_of, start_model
+from prefloop.train.preference import (
+    autocast_dtype,
+    backward_of,
+    optimizer_of,
+    start_model,
+)
+from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.preference_step import encode
 
 __all__ = ["PreferenceEstimate", "estimate_preference", "peak_memory"]
