@@ -96,6 +96,7 @@ def test_a_dropout_or_a_second_adapter_goes_the_general_way(base: Path) -> None:
     assert not is_lean(model.base_model)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, of transformers
 def test_what_is_saved_loads_merged_and_by_peft_itself(base: Path, tmp_path: Path) -> None:
     model, tokenizer = learner(base)
     shaken(model, 0)
@@ -109,6 +110,7 @@ def test_what_is_saved_loads_merged_and_by_peft_itself(base: Path, tmp_path: Pat
     torch.testing.assert_close(logits(theirs), logits(loaded), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, of transformers
 def test_a_preference_model_is_saved_with_its_head(base: Path, tmp_path: Path) -> None:
     pm = PreferenceModel.from_language_model(base, 3)
     add_lora(pm.model, 4, 2.0, 1, base=base, head="score")
