@@ -47,6 +47,12 @@ class Latest(Noun):
     grade: int | None
 
 
+def first_id_of(time: datetime) -> str:
+    """No id made after `time` is smaller: a uuid7 begins with its milliseconds since 1970, 12 hexadecimal digits."""
+    digits = f"{int(time.timestamp() * 1000):012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
 class Monitoring(Database):
     """The part of the store that a researcher's page reads."""
 
@@ -82,25 +88,26 @@ class Monitoring(Database):
                 .order_by(func.count().desc(), comparison.c.void_reason)
                 .limit(MOST_REASONS)
             )
-            shares = connection.execute(
-                select(response.c.snapshot_id, func.count())
-                .join(
-                    comparison,
-                    (comparison.c.response_a_id == response.c.id) | (comparison.c.response_b_id == response.c.id),
+            responses: Counter[str] = Counter()
+            for side in (comparison.c.response_a_id, comparison.c.response_b_id):  # one join for both uses no index
+                shares = connection.execute(
+                    select(response.c.snapshot_id, func.count())
+                    .join(comparison, side == response.c.id)
+                    .where(comparison.c.study_id == study_id, response.c.state == "done")
+                    .group_by(response.c.snapshot_id)
                 )
-                .where(comparison.c.study_id == study_id, response.c.state == "done")
-                .group_by(response.c.snapshot_id)
-            )
+                responses.update({str(snapshot): count for snapshot, count in shares})
             decided = connection.scalars(
                 select(judgment.c.decided_at)
                 .join(comparison, comparison.c.id == judgment.c.comparison_id)
                 .where(comparison.c.study_id == study_id, judgment.c.decided_at > since)
+                .where(judgment.c.id > first_id_of(since))
             )
             minutes = Counter(min(59, int((at - since).total_seconds() // 60)) for at in decided)
             return StudyCounts(
                 workers=workers,
                 void_reasons={reason or "": count for reason, count in reasons},
-                responses={str(snapshot): count for snapshot, count in shares},
+                responses=dict(responses),
                 minutes=tuple(minutes[minute] for minute in range(60)),
             )
 

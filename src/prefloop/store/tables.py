@@ -255,6 +255,7 @@ comparison = Table(
     CheckConstraint("turn >= 1", name="turn"),
     CheckConstraint("response_a_id <> response_b_id", name="two_responses"),
     Index("ix_comparison_study_id_state", "study_id", "state"),
+    Index("ix_comparison_study_id_id", "study_id", "id"),
     Index("uq_comparison_edit_of", "edit_of", unique=True),  # an answer is edited once
     Index(
         "uq_comparison_live",

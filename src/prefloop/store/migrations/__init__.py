@@ -10,7 +10,7 @@ from prefloop.errors import UnavailableError
 
 __all__ = ["HEAD", "upgrade"]
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision; a test holds it to the files in versions/."""
 _LOCK = 0x70726567  # advisory lock on PostgreSQL: two processes that start together migrate one after the other
 
