@@ -86,11 +86,23 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
         require_free_name(store, run.name, resume)
         run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
         data = preference_data(store, run, workspace.runs)
+        processes = Processes.of_environment()  # under torchrun: one makes the folder, then the others find it
+        if not processes.is_first:
+            processes.wait()
         folder = RunFolder.create(
-            workspace.runs, "preference", run, name=run.name, resume=resume, data=fingerprint(data.training)
+            workspace.runs,
+            "preference",
+            run,
+            name=run.name,
+            resume=resume or not processes.is_first,
+            data=fingerprint(data.training),
         )
-        with nothing_half_done(folder):
+        if processes.is_first:
+            processes.wait()
+        with nothing_half_done(folder) if processes.is_first else contextlib.nullcontext():
             trained = train_preference(run, data.training, folder, data.held_out, resume=resume)
+        if not processes.is_first:
+            return {"run": str(folder.path), "process": processes.rank}
         keep_pairs(folder, data.training)
         snapshot = register(workspace, store, run.name, trained.path, kind="preference_model", run_id=folder.path.name)
         result: dict[str, Any] = {

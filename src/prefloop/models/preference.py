@@ -282,7 +282,7 @@ class PreferenceModel:
         scores = [0.0] * len(sequences)
         order = list(range(len(sequences)))  # relatives side by side, or else equal lengths
         order.sort(key=lambda index: list(sequences[index]) if self.shares_beginnings else [len(sequences[index])])
-        with torch.inference_mode():
+        with torch.no_grad():  # and not in inference mode: split weights that are gathered in it cannot learn again
             for part in _parts(order, sequences):
                 batch = self.pack([sequences[index] for index in part])
                 for index, value in zip(part, self.forward_packed(batch).tolist(), strict=True):

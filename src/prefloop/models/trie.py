@@ -102,10 +102,14 @@ def runs_flat(trunk: Any) -> bool:
     return is_lean(trunk) or bool(trunk.config._attn_implementation == TRIE)
 
 
-def take_trie_attention(trunk: Any) -> bool:
-    """Makes a trunk run flat where it stays exact so; else leaves it as it was: whole rows under a mask."""
+def take_trie_attention(trunk: Any, even_if_lean: bool = False) -> bool:
+    """Makes a trunk run flat where it stays exact so; else leaves it as it was: whole rows under a mask.
+
+    Args:
+        even_if_lean: also a trunk that runs flat in a way of its own, which it may lose (its weights are to be split).
+    """
     before = trunk.config._attn_implementation
-    if runs_flat(trunk):
+    if runs_flat(trunk) and not even_if_lean:
         return True
     try:
         trunk.set_attn_implementation(TRIE)

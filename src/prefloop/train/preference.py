@@ -35,11 +35,14 @@ from prefloop.models.checkpoint import (
     save_checkpoint,
 )
 from prefloop.models.preference import PreferenceModel, conversation_key
+from prefloop.models.trie import take_trie_attention
 from prefloop.runs import RunFolder
 from prefloop.schema import PreferencePair
 from prefloop.train.lessons import Lessons, read_worker_weights, usable_pairs
 from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.preference_step import Lesson, StepLosses, backward, encode
+from prefloop.train.processes import Processes
+from prefloop.train.sharding import clip_gradients, put_optimizer_state, shard, whole_state
 
 _PAIRS_AT_ONCE = 512  # whose ids are in memory while held-out pairs are scored
 _SCALE_PAIRS = 1000  # to measure mean and deviation of the scores on
@@ -72,11 +75,15 @@ def train_preference(
 ) -> PreferenceTraining:
     """Trains and writes `folder/model` (a Hugging Face folder). Resumed runs go on to the same numbers.
 
+    Under torchrun the processes share each step's pairs, and with `run.shard` the weights; the first writes the files.
+
     Errors:
+        ConfigError: `run.shard` with one process alone, or with settings that need the whole trunk at hand.
         DataError: no usable pairs, or a run resumed on other pairs than it began with.
         ModelError: `run.start` is no model to start from.
         TrainingError: a loss is not finite; the last checkpoint stays.
     """
+    processes = Processes.of_environment()
     usable = usable_pairs(pairs)
     lessons = Lessons.of(
         usable.pairs,
@@ -86,7 +93,6 @@ def train_preference(
     )
     model = start_model(run)
     output = model.output_embedding(run.start) if run.language_weight else None
-    optimizer = optimizer_of(model, run)
     dtype = autocast_dtype(run, model)
     if dtype is torch.bfloat16 and model.device.type == "cpu" and not model.shares_beginnings:
         model.model.set_attn_implementation("eager")  # torch's fused attention is slow in bfloat16 there
@@ -94,7 +100,10 @@ def train_preference(
     counts = _no_counts()
     fingerprint = _fingerprint(lessons)
     first_step, last_saved = 0, None
-    if resume and (checkpoint := latest_checkpoint(folder.checkpoints)) is not None:
+    checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
+    processes.wait()  # nobody writes before all have looked
+    result = folder.path / "model"
+    if checkpoint is not None:
         if checkpoint.state["data"] != fingerprint:
             raise DataError(
                 f"{folder.path} was started on other pairs or weights than these {len(lessons.pairs)}; resume it "
@@ -102,8 +111,18 @@ def train_preference(
             )
         checkpoint.take_threads()
         model.model.load_state_dict(checkpoint.part("model"), strict=not run.lora_rank)
-        load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
         counts, first_step, last_saved = checkpoint.state["counts"], checkpoint.step, checkpoint.path
+    if run.shard:
+        if output is not None or run.lora_rank or not model.shares_beginnings:
+            raise ConfigError("shard goes with causal models, without language_weight and lora_rank; set it to false.")
+        take_trie_attention(model.trunk, even_if_lean=True)
+        shard(model.trunk, processes)
+    optimizer = optimizer_of(model, run)
+    if checkpoint is not None:
+        load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
+        put_optimizer_state(optimizer)
+    if not processes.is_first:
+        folder = processes.scratch_folder()
     if resume:
         folder.rewind(first_step)
     bar = progress(
@@ -119,8 +138,10 @@ def train_preference(
             group["lr"] = rate
         row: dict[str, Any] = {"step": number, "preference/learning_rate": rate, "preference/pairs": len(encoded)}
         if encoded:
-            losses = backward_of(run, model, encoded, output, dtype)
-            gradient_norm = torch.nn.utils.clip_grad_norm_(model.model.parameters(), run.max_gradient_norm).item()
+            losses = backward_of(run, model, encoded, output, dtype, processes)
+            processes.sum_gradients(model.model.parameters())
+            clip = clip_gradients if run.shard else torch.nn.utils.clip_grad_norm_
+            gradient_norm = float(clip(model.model.parameters(), run.max_gradient_norm))
             if not (math.isfinite(losses.loss) and math.isfinite(gradient_norm)):
                 kept = f"the last checkpoint is {last_saved}" if last_saved else "no checkpoint was written yet"
                 raise TrainingError(
@@ -137,29 +158,31 @@ def train_preference(
         folder.log(row)
         if is_last or number % run.checkpoint_every_steps == 0:
             tensors, optimizer_facts = optimizer_state(optimizer)
-            last_saved = save_checkpoint(
-                folder.checkpoints,
-                number,
-                {f"model.{name}": value for name, value in trained_state(model.model).items()}
-                | {f"optimizer.{name}": value for name, value in tensors.items()},
-                {"optimizer": optimizer_facts, "counts": counts, "data": fingerprint},
-            )
+            state = {f"model.{name}": value for name, value in trained_state(model.model).items()}
+            state |= {f"optimizer.{name}": value for name, value in tensors.items()}
+            facts = {"optimizer": optimizer_facts, "counts": counts, "data": fingerprint}
+            last_saved = save_checkpoint(folder.checkpoints, number, whole_state(state), facts)
     if counts["pairs"] == 0:
         raise DataError(
             f"None of the {len(lessons.pairs)} pairs fits max_context_tokens = {model.max_tokens}; raise it or take a "
             "model with a longer window."
         )
+    if run.shard:
+        trained, model = whole_state(model.model.state_dict()), start_model(run)
+        model.model.load_state_dict(trained)
     if run.start_share:
         _blend(model, start_model(run), run.start_share)
     saved_dtype = torch.float32 if run.lora_rank else getattr(torch, run.saved_dtype)  # a base stays what it is
     model.model.to(saved_dtype).to(torch.float32)  # what is scored next is what will be saved
     _set_scale(model, held_out or lessons.pairs)
     model.model.to(saved_dtype)
-    path = model.save(folder.path / "model")
+    if processes.is_first:
+        model.save(result)
     model.model.to(torch.float32)
+    processes.wait()  # nobody leaves before the files are written
     return PreferenceTraining(
         model,
-        path,
+        result,
         len(plan),
         dropped_identical_pairs=usable.identical,
         dropped_blank_pairs=usable.blank,
@@ -278,6 +301,7 @@ def backward_of(
     lessons: Sequence[Lesson],
     output: Tensor | None,
     dtype: torch.dtype | None,
+    processes: Processes | None = None,
 ) -> StepLosses:
     """`backward` with the settings of the run."""
     return backward(
@@ -289,6 +313,7 @@ def backward_of(
         label_smoothing=run.label_smoothing,
         language_weight=run.language_weight,
         centring=run.centring,
+        processes=processes,
     )
 
 
@@ -320,7 +345,9 @@ def optimizer_of(model: PreferenceModel, run: PreferenceRun) -> torch.optim.Opti
     matrices = [parameter for parameter in model.model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": run.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.98), fused=True)
+    # One fused step takes no mixture of split and whole weights.
+    how: dict[str, bool] = {"foreach": False} if run.shard else {"fused": True}
+    return torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.98), **how)
 
 
 def _schedule(step: int, steps: int, run: PreferenceRun) -> float:

@@ -37,6 +37,7 @@ class PreferenceRun(Config):
         0, ge=0, description="of LoRA adapters, which then learn alone, with the head; 0: all learns"
     )
     lora_scale: float = Field(2.0, gt=0.0, description="of the adapters (alpha / rank)")
+    shard: bool = Field(False, description="split the weights over the processes of torchrun (FSDP2); saved whole")
     epochs: int = Field(1, ge=1, description="the paper's is 1, against overfitting")
     pairs_per_step: int = Field(32, ge=1, description="comparisons in an optimiser step")
     learning_rate: float = Field(3e-4, gt=0.0, description="about 3e-4 at 1 M parameters, 1e-5 at 7 B")

@@ -12,6 +12,7 @@ from prefloop.errors import DataError
 from prefloop.losses import centring_penalties, preference_losses
 from prefloop.models.preference import EncodedPair, PreferenceModel
 from prefloop.schema import PreferencePair
+from prefloop.train.processes import Processes
 
 __all__ = ["Lesson", "StepLosses", "backward", "encode"]
 
@@ -73,6 +74,7 @@ def backward(
     label_smoothing: float = 0.0,
     language_weight: float = 0.0,
     centring: float = 0.0,
+    processes: Processes | None = None,
 ) -> StepLosses:
     """Adds the gradient of the step's loss to the model's, in parts that bound memory and never change the result.
 
@@ -82,11 +84,21 @@ def backward(
     Args:
         output: the output embedding for the language-model loss; None leaves it out.
         dtype: of autocast; None is fp32.
+        processes: each computes its share of the parts, and as many as every other, so that split weights can be
+            gathered by all at once; its gradient is that of its share, the losses are those of all.
     """
-    chosen, rejected = [], []
+    processes = processes or Processes()
     total_loss = total_language = total_centring = 0.0
     tokens = tokens_unshared = 0
-    for part in _parts(lessons, tokens_per_forward):
+    scored: list[tuple[Tensor, Tensor]] = []
+    if processes.count > 1:
+        size = sum(len(one.ids.chosen) + len(one.ids.rejected) for one in lessons)
+        tokens_per_forward = min(tokens_per_forward, -(-size // processes.count))
+    parts = list(_parts(lessons, tokens_per_forward))
+    own = processes.share(parts)
+    idle = -(-len(parts) // processes.count) - len(own)
+    for part in [*own, *[parts[0]] * idle]:
+        is_idle = len(scored) == len(own)  # computed for company: counts for nothing
         batch = model.pack([ids for lesson in part for ids in (lesson.ids.chosen, lesson.ids.rejected)])
         with torch.autocast(model.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             if output is None:
@@ -99,16 +111,20 @@ def backward(
         loss = (weight * losses).sum() / len(lessons)
         language_loss = language_loss / len(lessons)
         penalty = centring_penalties(scores[0::2], scores[1::2]).sum() / len(lessons)
-        (loss + language_weight * language_loss + centring * penalty).backward()  # type: ignore[no-untyped-call]
+        whole = loss + language_weight * language_loss + centring * penalty
+        (whole * (0.0 if is_idle else 1.0)).backward()  # type: ignore[no-untyped-call]
+        if is_idle:
+            continue
         total_loss += loss.item()
         total_language += language_loss.item()
         total_centring += penalty.item()
-        chosen.append(scores[0::2].detach())
-        rejected.append(scores[1::2].detach())
+        scored.append((scores[0::2].detach(), scores[1::2].detach()))
         tokens, tokens_unshared = tokens + batch.tokens, tokens_unshared + batch.tokens_unshared
-    return StepLosses(
-        total_loss, total_language, total_centring, torch.cat(chosen), torch.cat(rejected), tokens, tokens_unshared
+    chosen, rejected = (torch.cat(side) for side in zip(*processes.gathered(scored), strict=True))
+    loss, language, centred, computed, before = processes.summed(
+        total_loss, total_language, total_centring, tokens, tokens_unshared
     )
+    return StepLosses(loss, language, centred, chosen, rejected, int(computed), int(before))
 
 
 def _parts(lessons: Sequence[Lesson], tokens: int) -> Iterator[Sequence[Lesson]]:

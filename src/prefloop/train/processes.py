@@ -1,4 +1,4 @@
-"""Several processes that train one policy, as `torchrun` starts them. Knows no model and no loss.
+"""Several processes that train one model, as `torchrun` starts them. Knows no model and no loss.
 
 Every process holds all models. Of each batch it samples and scores its share of the prompts; all see the whole batch
 then, so advantages are whitened over all of it. Of each minibatch it computes its share of the parts; the gradients,
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from prefloop.runs import RunFolder
 
@@ -63,7 +64,7 @@ class Processes:
         """Sums the gradients of all processes in place, in one message; a missing one counts as 0."""
         if self.count == 1:
             return
-        wanted = [parameter for parameter in parameters if parameter.requires_grad]
+        wanted = [one for one in parameters if one.requires_grad and not isinstance(one, DTensor)]  # those have theirs
         flat = torch.cat(
             [(torch.zeros_like(one) if one.grad is None else one.grad).flatten().cpu().float() for one in wanted]
         )
@@ -91,6 +92,11 @@ class Processes:
         """Until all processes are here."""
         if self.count > 1:
             dist.barrier()
+
+    def scratch_folder(self) -> RunFolder:
+        """A folder that ends with the process, for what the first process alone keeps."""
+        self._scratch = tempfile.TemporaryDirectory()
+        return RunFolder(Path(self._scratch.name))
 
     @contextmanager
     def own_folder(self, folder: RunFolder) -> Iterator[RunFolder]:
