@@ -22,7 +22,7 @@ from prefloop.train.preference_step import backward, encode
 from prefloop.train.processes import Processes
 from prefloop.train.sharding import shard, whole
 
-NUMBERS = ("preference/loss", "preference/gradient_norm", "preference/score_mean", "preference/tokens_shared")
+NUMBERS = ("preference/loss", "preference/gradient_norm", "preference/score_mean", "preference/accuracy")
 
 
 def trained(run: PreferenceRun, folder: RunFolder, processes: Processes, resume: bool = False) -> list[float]:

@@ -121,10 +121,8 @@ def backward(
         scored.append((scores[0::2].detach(), scores[1::2].detach()))
         tokens, tokens_unshared = tokens + batch.tokens, tokens_unshared + batch.tokens_unshared
     chosen, rejected = (torch.cat(side) for side in zip(*processes.gathered(scored), strict=True))
-    loss, language, centred, computed, before = processes.summed(
-        total_loss, total_language, total_centring, tokens, tokens_unshared
-    )
-    return StepLosses(loss, language, centred, chosen, rejected, int(computed), int(before))
+    *means, computed, before = processes.summed(total_loss, total_language, total_centring, tokens, tokens_unshared)
+    return StepLosses(means[0], means[1], means[2], chosen, rejected, int(computed), int(before))
 
 
 def _parts(lessons: Sequence[Lesson], tokens: int) -> Iterator[Sequence[Lesson]]:
