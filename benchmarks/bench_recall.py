@@ -41,7 +41,7 @@ LIMITS = QualitySettings()
 def flagged(rows: Rows) -> dict[int, set[str]]:
     """Kinds of flags by place of the worker."""
     noise = fit_noise(rows.judgments)
-    found: Sequence[WorkerQuality] = worker_quality(rows.judgments, rows.openings, rows.workers, {}, noise, LIMITS)
+    found: Sequence[WorkerQuality] = worker_quality(rows, {}, noise, LIMITS)
     return {rows.workers.index(worker.worker_id): {flag.kind for flag in worker.flags} for worker in found}
 
 

@@ -37,6 +37,8 @@ QualitySubject = Literal[
     "identical",
     "pace",
     "leaks",
+    "drift",
+    "researchers",
 ]
 """What a finding of the quality report is about."""
 
@@ -123,11 +125,17 @@ class QualitySettings(Config):
     fastest_characters_per_second: float = Field(
         100.0, gt=0.0, description="of both replies from the first token on; 100 is four times ordinary reading"
     )
+    fastest_typing: float = Field(
+        15.0, gt=0.0, description="characters a second of a long user turn; 15 is 180 words a minute"
+    )
     false_alarms: float = Field(
         0.05, gt=0.0, lt=1.0, description="chance that one kind of flag falls on any of all workers, all being honest"
     )
     least_difference: float = Field(
         0.1, ge=0.0, le=1.0, description="a worker's share must differ by so much as well to be flagged"
+    )
+    least_researchers: float = Field(
+        0.6, ge=0.0, le=1.0, description="agreement of workers with researchers; the paper's was 0.63"
     )
     held_out_share: float = Field(
         0.05, gt=0.0, lt=1.0, description="of conversations that runs hold out; the report looks for leaks into them"

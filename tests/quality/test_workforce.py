@@ -19,7 +19,7 @@ LIMITS = QualitySettings()
 
 def _workers(rows: Rows) -> dict[int, WorkerQuality]:
     """By place in the workforce."""
-    found = worker_quality(rows.judgments, rows.openings, rows.workers, {}, fit_noise(rows.judgments), LIMITS)
+    found = worker_quality(rows, {}, fit_noise(rows.judgments), LIMITS)
     return {rows.workers.index(worker.worker_id): worker for worker in found}
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from prefloop.config import QualitySettings
 from prefloop.quality import measures
+from prefloop.quality.drift import drift
 from prefloop.quality.flags import flag_rules
 from prefloop.quality.items import item_report
 from prefloop.quality.nouns import QualityReport
 from prefloop.quality.reading import read_rows
-from prefloop.quality.rows import MODES, Rows
+from prefloop.quality.rows import MODES, Ints, Rows
 from prefloop.quality.verdict import closed_gate, verdict
 from prefloop.quality.workers import fit_noise, worker_quality
 from prefloop.schema import Mode, Tranche, Worker
@@ -39,6 +42,7 @@ def quality_report(
     rows = read_rows(store, mode, tranche, study_id)
     people = {worker.id: worker for worker in store.workers()}
     names = {snapshot.id: snapshot.name for snapshot in store.snapshots()}
+    names |= {one.id: one.name for one in store.studies()}
     scope = ", ".join(parts) or "everything in the store"
     return report_on(rows, people, names, scope=scope, limits=limits or QualitySettings(), seed=seed)
 
@@ -52,7 +56,7 @@ def report_on(
     limits: QualitySettings,
     seed: int,
 ) -> QualityReport:
-    """The report on rows that were read already; `people` are workers by id, `names` those of snapshots and PMs."""
+    """The report on rows that were read already; `people` are workers by id, `names` of snapshots and studies."""
     judgments = rows.judgments
     counts = measures.counts(rows, seed)
     by_mode = {mode: judgments.where(judgments.mode == code) for code, mode in enumerate(MODES)}
@@ -63,6 +67,7 @@ def report_on(
         counts=counts,
         agreement=measures.agreement(judgments, seed),
         agreement_without_weakest=measures.agreement(judgments.where(~judgments.is_weakest), seed),
+        researchers=measures.with_researchers(judgments, _researchers(rows, people), seed),
         retest=measures.retest(judgments, seed),
         side_a=measures.side_a(judgments, seed),
         finished_first=measures.finished_first(judgments, seed),
@@ -72,10 +77,17 @@ def report_on(
         too_fast=measures.too_fast(judgments, limits.fastest_characters_per_second, seed),
         duplicates=measures.duplicates(rows, seed),
         items=item_report(rows, names or {}, limits, seed),
+        drift=drift(rows, names or {}, limits),
         concentration=measures.concentration(judgments, seed),
         noise=noise.model(),
         flag_rules=flag_rules(limits, counts.workers),
-        workers=worker_quality(judgments, rows.openings, rows.workers, people, noise, limits),
+        workers=worker_quality(rows, people, noise, limits),
     )
     findings = verdict(report, limits)
     return report.model_copy(update={"verdict": findings, "gate": closed_gate(findings, limits)})
+
+
+def _researchers(rows: Rows, people: Mapping[str, Worker]) -> Ints:
+    """Worker codes of researchers."""
+    roles = [people[id].role if id in people else "worker" for id in rows.workers]
+    return np.flatnonzero(np.array([role == "researcher" for role in roles], dtype=np.bool_))

@@ -46,11 +46,15 @@ def flag_rules(limits: QualitySettings, workers: int) -> tuple[FlagRule, ...]:
         "pace": f"share read faster than {limits.fastest_characters_per_second:g} characters a second {points} above "
         f"{_FAST_ENOUGH:.0%} and the others', {below}",
         "straight": f"longest run of one side or one grade, {below} with the same answers in random order",
+        "paste": f"share of turns of {LONG_TURN} characters or more that came faster than "
+        f"{limits.fastest_typing:g} characters a second {points} above the others', {below}; pasting is no fault",
         "copies": f"share of openings that copy own earlier ones {points} above the others', {below}",
     }
     return tuple(FlagRule(kind=kind, rule=rule, false_alarms=limits.false_alarms) for kind, rule in rules.items())
 
 
+LONG_TURN = 200
+"""Characters of a user turn from which the time it took tells typing from pasting."""
 _FAST_ENOUGH = 0.1
 """An honest worker may know at a glance in so many judgments."""
 
@@ -84,7 +88,12 @@ class _Raised(NamedTuple):
 
 
 def raise_flags(
-    judgments: Judgments, copies: Tally, fit: Reliability | None, count: int, limits: QualitySettings
+    judgments: Judgments,
+    copies: Tally,
+    pastes: Tally,
+    fit: Reliability | None,
+    count: int,
+    limits: QualitySettings,
 ) -> list[list[Flag]]:
     """The flags of each worker code 0 ... count - 1, in the order of the rules."""
     level = limits.false_alarms / max(len(np.unique(judgments.worker)), 1)
@@ -98,6 +107,7 @@ def raise_flags(
         _pace(seen, count, level, limits),
         _straight(seen, count, level),
         _copies(copies, level, least),
+        _paste(pastes, level, least),
     ]
     flags: list[list[Flag]] = [[] for _ in range(count)]
     for kind in found:
@@ -232,6 +242,18 @@ def _copies(tally: Tally, level: float, least: float) -> _Raised:
         return f"{tally.hits[code]} of {tally.tries[code]} openings repeat an earlier one of their own, or nearly so"
 
     return _Raised("copies", is_raised, chances, sentence)
+
+
+def _paste(tally: Tally, level: float, least: float) -> _Raised:
+    """For a human to look at: a document to summarise is pasted too."""
+    chances = excess_chances(tally.hits, tally.tries)
+    is_raised = (tally.share - tally.others >= least) & (chances < level)
+
+    def sentence(code: int) -> str:
+        hits, tries = tally.hits[code], tally.tries[code]
+        return f"{hits} of {tries} long turns came faster than anybody types, so they may be pasted"
+
+    return _Raised("paste", is_raised, chances, sentence)
 
 
 def _log_ratio(rows: Judgments) -> Floats:

@@ -31,3 +31,11 @@ def known(interval: Interval) -> Measured:
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return Measured(unknown=f"The {interval.n} observations do not bound the number; collect more.")
     return Measured(interval=interval)
+
+
+def geometric(part: Measured) -> Measured:
+    """The interval of a mean logarithm as that of the geometric mean."""
+    if part.interval is None:
+        return part
+    ends = {name: math.exp(getattr(part.interval, name)) for name in ("value", "low", "high")}
+    return Measured(interval=part.interval.model_copy(update=ends))

@@ -6,18 +6,26 @@ workers.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from prefloop.errors import DataError
-from prefloop.quality.measured import Measured, known, measured
-from prefloop.quality.nouns import Agreement, Concentration, Counts, Duplicates, LengthEffect, VoidReason
+from prefloop.quality.measured import Measured, geometric, known, measured
+from prefloop.quality.nouns import (
+    Agreement,
+    Concentration,
+    Counts,
+    Duplicates,
+    LengthEffect,
+    ResearcherAgreement,
+    VoidReason,
+)
 from prefloop.quality.rows import MODES, TRANCHES, Flags, Floats, Ints, Judgments, Rows, grade_counts
 from prefloop.stats import (
     clustered_mean,
     clustered_share,
+    cohen_kappa,
     gini,
     krippendorff_alpha,
     label_codes,
@@ -30,14 +38,6 @@ from prefloop.stats import (
 MOST_TEXTS_FOR_NEAR_COPIES = 10_000
 """Different openings that are compared with each other; the earliest ones, so that the number is the same each time."""
 _SHOWN = 8
-
-
-def geometric(part: Measured) -> Measured:
-    """The interval of a mean logarithm as that of the geometric mean."""
-    if part.interval is None:
-        return part
-    ends = {name: math.exp(getattr(part.interval, name)) for name in ("value", "low", "high")}
-    return Measured(interval=part.interval.model_copy(update=ends))
 
 
 def share(values: Flags, clusters: Ints, seed: int, why_none: str) -> Measured:
@@ -128,6 +128,46 @@ def retest(judgments: Judgments, seed: int) -> Measured:
     is_same = preferred[1:] == preferred[:-1]
     why = "No worker met the same pair twice; repeat some pairs with the sides swapped."
     return share(is_same[is_again], rows.conversation[order][1:][is_again], seed, why)
+
+
+def with_researchers(judgments: Judgments, researchers: Ints, seed: int) -> ResearcherAgreement:
+    """Workers against researchers on the same comparisons, each pair of their judgments once.
+
+    Args:
+        researchers: their worker codes.
+    """
+    usable = judgments.where(judgments.by_someone & ~judgments.are_identical)
+    is_theirs = np.isin(usable.worker, researchers)
+    theirs, others = usable.where(is_theirs), usable.where(~is_theirs)
+    order = np.argsort(others.comparison, kind="stable")
+    begin, end = (np.searchsorted(others.comparison[order], theirs.comparison, side=side) for side in ("left", "right"))
+    first = theirs.where(np.repeat(np.arange(len(theirs)), end - begin))
+    places = [order[one:other] for one, other in zip(begin, end, strict=True)]
+    second = others.where(np.concatenate([*places, np.zeros(0, dtype=np.int64)]).astype(np.int64))
+    if len(first) == 0:
+        who = "judged nothing that a worker judged" if len(theirs) else "have judged nothing"
+        unknown = Measured(unknown=f"Researchers {who}; let one judge a part of the comparisons.")
+        return ResearcherAgreement(pairs=0, raw=unknown, kappa_side=unknown, kappa_grade=unknown)
+    clusters = first.conversation
+    graded = (first.grade > 0) & (second.grade > 0)
+    return ResearcherAgreement(
+        pairs=len(first),
+        raw=share(first.preferred_a == second.preferred_a, clusters, seed, ""),
+        kappa_side=measured(
+            lambda: cohen_kappa(
+                first.preferred_a.astype(np.float64), second.preferred_a.astype(np.float64), clusters, seed=seed
+            )
+        ),
+        kappa_grade=measured(
+            lambda: cohen_kappa(
+                first.grade[graded].astype(np.float64),
+                second.grade[graded].astype(np.float64),
+                clusters[graded],
+                weights="quadratic",
+                seed=seed,
+            )
+        ),
+    )
 
 
 def side_a(judgments: Judgments, seed: int) -> Measured:

@@ -8,12 +8,13 @@ from typing import Literal
 from pydantic import Field
 
 from prefloop.config import QualitySubject
+from prefloop.quality.drift import Drift
 from prefloop.quality.item_nouns import ItemReport
 from prefloop.quality.measured import Measured
 from prefloop.schema import Mode, Noun, Tranche, now
 
 Level = Literal["good", "warning", "unknown"]
-FlagKind = Literal["flipped", "noise", "side", "length", "first", "pace", "straight", "copies"]
+FlagKind = Literal["flipped", "noise", "side", "length", "first", "pace", "straight", "copies", "paste"]
 
 
 class Finding(Noun):
@@ -56,6 +57,15 @@ class Agreement(Noun):
     raw: Measured = Field(description="share of pairs of judgments with the same preferred side")
     alpha_side: Measured = Field(description="Krippendorff's alpha, nominal, on the preferred side")
     alpha_grade: Measured = Field(description="Krippendorff's alpha, ordinal, on the grade")
+
+
+class ResearcherAgreement(Noun):
+    """Workers against researchers on the same comparisons; intervals are clustered by conversation."""
+
+    pairs: int = Field(description="pairs of a researcher's and a worker's judgment of one comparison")
+    raw: Measured = Field(description="share of them with the same preferred side")
+    kappa_side: Measured = Field(description="Cohen's kappa on the side")
+    kappa_grade: Measured = Field(description="Cohen's kappa on the grade, disagreements squared")
 
 
 class LengthEffect(Noun):
@@ -134,6 +144,11 @@ class WorkerQuality(Noun):
     own_copies: Measured = Field(
         description="share of the worker's openings that copy an earlier one of their own, or nearly so"
     )
+    opening_characters: Measured = Field(description="geometric mean length of the openings that this worker wrote")
+    variety: Measured = Field(
+        description="1 less the mean overlap (Jaccard of words) of two own openings; among the texts that were kept"
+    )
+    pasted: Measured = Field(description="share of long user turns that came faster than anybody types")
     flags: tuple[Flag, ...] = ()
 
 
@@ -149,6 +164,7 @@ class QualityReport(Noun):
     counts: Counts
     agreement: Agreement
     agreement_without_weakest: Agreement
+    researchers: ResearcherAgreement
     retest: Measured = Field(description="share of pairs seen again by the same worker that got the same preference")
     side_a: Measured = Field(description="share of clicks on the side shown as A; 0.5 is fair")
     finished_first: Measured = Field(description="share of clicks on the response that was complete first")
@@ -158,6 +174,7 @@ class QualityReport(Noun):
     too_fast: Measured = Field(description="share of judgments made faster than anybody reads")
     duplicates: Duplicates
     items: ItemReport
+    drift: Drift
     concentration: Concentration
     noise: NoiseModel
     flag_rules: tuple[FlagRule, ...]

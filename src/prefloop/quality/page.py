@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from prefloop.quality.drift_page import add_drift
 from prefloop.quality.items_page import add_items
 from prefloop.quality.measured import Measured
 from prefloop.quality.nouns import QualityReport, WorkerQuality
@@ -31,6 +32,7 @@ def write_html(report: QualityReport, path: Path) -> Path:
         _biases(page, report)
         _workers(page, report)
         add_items(page, report.items)
+        add_drift(page, report.drift)
     if report.duplicates.openings:
         _duplicates(page, report)
     return page.write(path, data=report.model_dump(mode="json"))
@@ -99,6 +101,19 @@ def _agreement(page: Report, report: QualityReport) -> None:
         reasons = {m.unknown for part in both for m in (part.raw, part.alpha_side, part.alpha_grade) if m.unknown}
         for reason in sorted(reasons):
             page.paragraph(f"Not known: {reason}")
+    researchers = report.researchers
+    if researchers.pairs:
+        page.table(
+            ["workers and researchers", "agreement"],
+            [
+                ("same preferred side", researchers.raw.interval),
+                ("Cohen's kappa on the side", researchers.kappa_side.interval),
+                ("Cohen's kappa on the grade, squared", researchers.kappa_grade.interval),
+            ],
+            f"On {plural(researchers.pairs, 'pair')} of judgments; about 63% in the paper",
+        )
+    else:
+        page.paragraph(f"Agreement of workers with researchers: not known. {researchers.raw.unknown}")
     number_or_reason(page, "The same preference when a worker met a pair again", report.retest)
 
 
@@ -158,11 +173,13 @@ def _workers(page: Report, report: QualityReport) -> None:
         "run",
         "own copies",
     ]
+    third = ["worker", "opening (characters)", "variety", "long turns too fast"]
     shown = workers[:_MOST_WORKERS_IN_TABLE]
     rest = len(workers) - len(shown)
     note = f"; the {rest} with the fewest judgments stand in the JSON alone" if rest else ""
     page.table(first, [_worth(worker) for worker in shown], f"Workers; a dash is what is not known{note}")
     page.table(second, [_habits(worker) for worker in shown], "Habits of the same workers")
+    page.table(third, [_writing(worker) for worker in shown], "Their writing; variety is 0 if all openings are alike")
     if simulated := sum(worker.is_simulated for worker in workers):
         page.paragraph(
             f"{simulated} of {plural(len(workers), 'worker')} {'is' if simulated == 1 else 'are'} simulated."
@@ -198,6 +215,10 @@ def _worth(worker: WorkerQuality) -> list[Cell]:
 def _habits(worker: WorkerQuality) -> list[Cell]:
     parts = (worker.finished_first, worker.weakest, worker.decision_seconds, worker.reading_seconds, worker.too_fast)
     return [worker.pseudonym, *(_cell(part) for part in parts), worker.longest_run, _cell(worker.own_copies)]
+
+
+def _writing(worker: WorkerQuality) -> list[Cell]:
+    return [worker.pseudonym, *(_cell(part) for part in (worker.opening_characters, worker.variety, worker.pasted))]
 
 
 def _duplicates(page: Report, report: QualityReport) -> None:

@@ -33,6 +33,8 @@ def verdict(report: QualityReport, limits: QualitySettings) -> tuple[Finding, ..
         *_retest(report.retest, limits),
         *_waste(report, limits),
         *_leaks(report, limits),
+        *_drift(report),
+        *_researchers(report, limits),
     ]
     order: tuple[Level, ...] = ("warning", "unknown", "good")
     return tuple(sorted(findings, key=lambda finding: order.index(finding.level)))
@@ -206,6 +208,32 @@ def _leaks(report: QualityReport, limits: QualitySettings) -> list[Finding]:
         "leaks",
         f"{_percent(share)} of the held-out openings are nearly in the training part too.",
         "Compare a PM's accuracy with and without them, and ask for fewer conversations that begin alike.",
+    )
+
+
+def _drift(report: QualityReport) -> list[Finding]:
+    names = {"side_a": "clicks on A", "longer": "preference for the longer reply", "weakest": "middle grades"}
+    names |= {"agreement": "agreement of workers", "too_fast": "judgments faster than read"}
+    return [
+        finding
+        for change in report.drift.changes
+        for finding in _warning(
+            "drift",
+            f"Judging differs by {change.by}: {names[change.measure]} from {_percent(change.low)} ({change.lowest}) to "
+            f"{_percent(change.high)} ({change.highest}).",
+            "See what changed: people, instructions, models or topics.",
+        )
+    ]
+
+
+def _researchers(report: QualityReport, limits: QualitySettings) -> list[Finding]:
+    share = report.researchers.raw.interval
+    if share is None or share.high >= limits.least_researchers:
+        return []
+    return _warning(
+        "researchers",
+        f"Workers prefer what researchers prefer in only {_percent(share)} of shared comparisons.",
+        "Read the disagreements together; the instructions may say something else than is meant.",
     )
 
 

@@ -6,18 +6,18 @@ items taken out; agreement stands beside it, for comparison. Nothing is ever lef
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from prefloop.config import QualitySettings
 from prefloop.errors import DataError
-from prefloop.quality import measures
+from prefloop.quality import measures, writing
 from prefloop.quality.flags import Tally, raise_flags
-from prefloop.quality.measured import Measured, known
+from prefloop.quality.measured import Measured, geometric, known
 from prefloop.quality.nouns import NoiseModel, WorkerQuality
-from prefloop.quality.rows import Flags, Floats, Ints, Judgments
+from prefloop.quality.rows import Flags, Floats, Ints, Judgments, Rows
 from prefloop.quality.texts import Openings
 from prefloop.schema import Interval, Worker
 from prefloop.stats import Reliability, grouped_means, grouped_shares, longest_runs, reliability
@@ -49,14 +49,10 @@ def fit_noise(judgments: Judgments) -> Noise:
 
 
 def worker_quality(
-    judgments: Judgments,
-    openings: Openings,
-    ids: Sequence[str],
-    people: Mapping[str, Worker],
-    noise: Noise,
-    limits: QualitySettings,
+    rows: Rows, people: Mapping[str, Worker], noise: Noise, limits: QualitySettings
 ) -> tuple[WorkerQuality, ...]:
-    """One row for every worker who judged, most judgments first; `ids` names the workers' codes."""
+    """One row for every worker who judged, most judgments first; `people` are workers by id."""
+    judgments, openings, ids = rows.judgments, rows.openings, rows.workers
     table = _Table(judgments.where(judgments.by_someone), len(ids))
     is_own_copy, opened_by = openings.is_own_copy(), openings.worker
     shared = measures.shared_judgments(table.judgments)
@@ -73,6 +69,8 @@ def worker_quality(
         "weakest": table.share(table.judgments.is_weakest, table.judgments.grade > 0),
         "too_fast": table.share(measures.is_too_fast(table.judgments, limits.fastest_characters_per_second), read),
         "own_copies": _own_copies(is_own_copy, openings, len(ids)),
+        "opening_characters": writing.opening_characters(rows),
+        "pasted": writing.pasted(rows, limits),
         "decision_seconds": table.mean_log(table.judgments.decision_seconds),
         "reading_seconds": table.mean_log(table.judgments.reading_seconds),
     }
@@ -80,7 +78,8 @@ def worker_quality(
     clicks = table.judgments.where(seen)
     runs = longest_runs(clicks.clicked_a[(order := in_time(clicks))].astype(np.int64), clicks.worker[order], len(ids))
     copies = Tally.of(is_own_copy[opened_by >= 0], opened_by[opened_by >= 0], len(ids))
-    flags = raise_flags(table.judgments, copies, noise.fit, len(ids), limits)
+    flags = raise_flags(table.judgments, copies, writing.paste_tally(rows, limits), noise.fit, len(ids), limits)
+    variety = writing.variety(openings)
     busiest = sorted(np.flatnonzero(made).tolist(), key=lambda code: (-made[code], code))
     return tuple(
         WorkerQuality(
@@ -89,6 +88,7 @@ def worker_quality(
             is_simulated=ids[code] in people and people[ids[code]].is_simulated,
             judgments=int(made[code]),
             longest_run=int(runs[code]),
+            variety=variety.get(code, Measured(unknown="Fewer than three openings of this worker were kept.")),
             flags=tuple(flags[code]),
             **_noise_of(noise, code),
             **{name: _measured(name, column[code]) for name, column in columns.items()},
@@ -125,6 +125,8 @@ _WHY_NONE = {
     "weakest": "No judgment has a grade.",
     "too_fast": "No judgment has a time since the first token.",
     "own_copies": "This worker opened no conversation.",
+    "opening_characters": "This worker opened no conversation on a page.",
+    "pasted": "This worker wrote no long turn whose time is known.",
     "decision_seconds": "No judgment has a time since both replies were complete.",
     "reading_seconds": "No judgment has a time since the first token.",
 }
@@ -132,7 +134,7 @@ _WHY_NONE = {
 
 def _measured(name: str, interval: Interval | None) -> Measured:
     part = Measured(unknown=_WHY_NONE[name]) if interval is None else known(interval)
-    return measures.geometric(part) if name.endswith("_seconds") else part
+    return geometric(part) if name.endswith(("_seconds", "_characters")) else part
 
 
 def _noise_of(noise: Noise, code: int) -> dict[str, Measured | float | None]:
