@@ -1,4 +1,4 @@
-"""`prefloop eval preference|scan|policy|best-of|optimisation|diagnosis|elo`."""
+"""`prefloop eval preference|scan|policy|best-of|optimisation|diagnosis|elo|cleanliness|worth`."""
 
 from __future__ import annotations
 
@@ -269,6 +269,58 @@ def diagnosis(run: str, gold: bool, html: Path | None, seed: int, workspace_path
         result = diagnose_in(workspace, store, run, html=html, gold=gold, seed=seed)
     note(f"Wrote {result['report']}")
     emit(result, as_json)
+
+
+@eval_.command()
+@click.argument("run_file", metavar="CLEANLINESS.toml", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of the file.")
+@click.option("--resume", is_flag=True, help="Go on with the trainings that are not finished.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page here too.")
+@workspace_option
+@json_option
+def cleanliness(
+    run_file: Path, overrides: tuple[str, ...], resume: bool, html: Path | None, workspace_path: Path, as_json: bool
+) -> None:
+    """What clean labels are worth: small PMs on flipped, dropped, down-weighted labels, and on each tranche.
+
+    Also lists the comparisons whose labels a PM of the other folds doubts most, for people to read.
+    """
+    from prefloop.evals import write_cleanliness_report
+    from prefloop.loop.cleanliness import CleanlinessRun, run_cleanliness
+
+    settings = CleanlinessRun.load([run_file], overrides)
+    folder, found, suspected = run_cleanliness(Workspace(workspace_path), settings, resume=resume)
+    for page in (folder / "report.html", html):
+        if page is not None:
+            write_cleanliness_report(found, suspected, page, f"What cleanliness is worth: {settings.name}")
+            note(f"Wrote {page}")
+    emit({"run": str(folder), **found.model_dump(mode="json"), "suspected_pairs": suspected}, as_json)
+
+
+@eval_.command()
+@click.argument("scan_run", metavar="SCAN_RUN", type=click.Path(path_type=Path))
+@click.option("--workers", type=click.IntRange(1), required=True, help="People who will judge.")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), required=True, help="Of each of them.")
+@click.option("--per-hour", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
+@click.option("--price", type=click.FloatRange(0), default=0.0, show_default=True, help="Of an hour of one worker.")
+@click.option("--budget", type=click.FloatRange(0), help="Stop where the money does.")
+@json_option
+def worth(
+    scan_run: Path,
+    workers: int,
+    hours: float,
+    per_hour: float,
+    price: float,
+    budget: float | None,
+    as_json: bool,
+) -> None:
+    """What one more comparison is worth: from people, hours and money to comparisons to expected PM accuracy.
+
+    SCAN_RUN is the folder of an `eval scan` over training_pairs with a fit (one scan for each tranche, say).
+    """
+    from prefloop.loop.worth import plan_collection
+
+    emit(plan_collection(scan_run, workers, hours, per_hour, price, budget).model_dump(mode="json"), as_json)
 
 
 COMMANDS = (eval_,)

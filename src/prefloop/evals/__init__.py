@@ -6,6 +6,8 @@ Know no training; results are nouns with intervals, rows of the store where one 
 from prefloop.evals.baselines import Agreement, TfidfRegression, worker_agreement
 from prefloop.evals.best_of import BesidePolicy, BestOfEvaluation, BestOfPoint, evaluate_best_of
 from prefloop.evals.best_of_report import write_best_of_report
+from prefloop.evals.cleanliness import Cleanliness, Suspicion, Treated, Treatment, evaluate_cleanliness, suspicion
+from prefloop.evals.cleanliness_report import write_cleanliness_report
 from prefloop.evals.comparisons import LogpAccuracy, logp_accuracy, people_win_rate
 from prefloop.evals.distill import Behaviour, DistillEvaluation, evaluate_distillation
 from prefloop.evals.elo import SnapshotElo, evaluate_elo
@@ -26,6 +28,7 @@ __all__ = [
     "BesidePolicy",
     "BestOfEvaluation",
     "BestOfPoint",
+    "Cleanliness",
     "DistillEvaluation",
     "LogpAccuracy",
     "PolicyEvaluation",
@@ -35,10 +38,14 @@ __all__ = [
     "ScoredPair",
     "SideBySide",
     "SnapshotElo",
+    "Suspicion",
     "TfidfRegression",
+    "Treated",
+    "Treatment",
     "Trial",
     "add_preference_sections",
     "evaluate_best_of",
+    "evaluate_cleanliness",
     "evaluate_distillation",
     "evaluate_elo",
     "evaluate_policy",
@@ -47,8 +54,10 @@ __all__ = [
     "fitted_temperature",
     "logp_accuracy",
     "people_win_rate",
+    "suspicion",
     "worker_agreement",
     "write_best_of_report",
+    "write_cleanliness_report",
     "write_policy_page",
     "write_preference_report",
     "write_preference_reports",

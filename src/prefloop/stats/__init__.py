@@ -36,6 +36,7 @@ from prefloop.stats.optimisation import (
     parting,
     stop_place,
 )
+from prefloop.stats.planning import judgments_to_see, worth_of_labels
 from prefloop.stats.rating import ELO_PER_NAT, EloTable, PairRecord, bradley_terry, elo, expected_win_rate
 from prefloop.stats.reliability import Reliability, noise_of, reliability
 from prefloop.stats.screening import (
@@ -88,6 +89,7 @@ __all__ = [
     "gini",
     "grouped_means",
     "grouped_shares",
+    "judgments_to_see",
     "krippendorff_alpha",
     "label_codes",
     "length_bias",
@@ -113,4 +115,5 @@ __all__ = [
     "top_share",
     "wilson",
     "win_rate",
+    "worth_of_labels",
 ]

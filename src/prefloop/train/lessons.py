@@ -69,6 +69,7 @@ class Lessons(NamedTuple):
         grade_probabilities: Sequence[float] = (),
         worker_weights: Mapping[str, float] | None = None,
         red_team_weight: float = 1.0,
+        pair_weights: Sequence[float] | None = None,
     ) -> Lessons:
         """The lessons of `pairs`; those of weight 0 are left out and counted.
 
@@ -77,15 +78,19 @@ class Lessons(NamedTuple):
                 one, and for pairs without a grade, 1.
             worker_weights: by worker id; workers that it does not name, and unknown ones, count 1.
             red_team_weight: lambda of L_helpful + lambda L_harmless (paper 5.1.2).
+            pair_weights: of each pair, beside the others.
 
         Errors:
-            DataError: every pair has weight 0.
+            DataError: every pair has weight 0, or there is another number of pair weights than of pairs.
         """
+        if pair_weights is not None and len(pair_weights) != len(pairs):
+            raise DataError(f"{len(pair_weights)} weights do not fit {len(pairs)} usable pairs; give one for each.")
         raw: list[float] = []
         probabilities: list[float] = []
-        for pair in pairs:
+        for place, pair in enumerate(pairs):
             lambda_ = red_team_weight if pair.mode == Mode.RED_TEAM else 1.0
-            raw.append(lambda_ * (worker_weights or {}).get(pair.worker_id or "", 1.0))
+            own = 1.0 if pair_weights is None else pair_weights[place]
+            raw.append(lambda_ * own * (worker_weights or {}).get(pair.worker_id or "", 1.0))
             probabilities.append(_probability(pair.grade, grade_probabilities))
         kept = [place for place, weight in enumerate(raw) if weight > 0]
         if pairs and not kept:

@@ -71,11 +71,13 @@ def train_preference(
     held_out: Sequence[PreferencePair] = (),
     *,
     resume: bool = False,
+    weights: Sequence[float] | None = None,
     progress: Callable[..., Any] = tqdm,
 ) -> PreferenceTraining:
     """Trains and writes `folder/model` (a Hugging Face folder). Resumed runs go on to the same numbers.
 
     Under torchrun the processes share each step's pairs, and with `run.shard` the weights; the first writes the files.
+    `weights` says how much each pair counts, beside its worker and mode; all pairs must then be usable.
 
     Errors:
         ConfigError: `run.shard` with one process alone, or with settings that need the whole trunk at hand.
@@ -90,6 +92,7 @@ def train_preference(
         grade_probabilities=run.grade_probabilities,
         worker_weights=None if run.worker_weights is None else read_worker_weights(run.worker_weights),
         red_team_weight=run.red_team_weight,
+        pair_weights=weights,
     )
     model = start_model(run)
     output = model.output_embedding(run.start) if run.language_weight else None
@@ -131,8 +134,8 @@ def train_preference(
     for step in bar:
         number = step + 1
         places = plan.places(step)
-        chances, weights = ([values[place] for place in places] for values in (lessons.probabilities, lessons.weights))
-        encoded = encode(model, [lessons.pairs[place] for place in places], counts, chances, weights)
+        chances, counted = ([values[place] for place in places] for values in (lessons.probabilities, lessons.weights))
+        encoded = encode(model, [lessons.pairs[place] for place in places], counts, chances, counted)
         rate = run.learning_rate * _schedule(step, len(plan), run)
         for group in optimizer.param_groups:
             group["lr"] = rate

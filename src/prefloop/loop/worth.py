@@ -1,0 +1,108 @@
+"""`prefloop eval worth`: from people, hours and money to comparisons, and from a learning curve to accuracy. No models.
+
+Knows the numbers that `prefloop eval scan` left behind.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from prefloop.errors import DataError, NotFoundError
+from prefloop.evals import ScanEvaluation
+from prefloop.evals.scans import x_of
+from prefloop.schema import Interval, Noun
+from prefloop.stats import fitted_line, judgments_to_see
+
+__all__ = ["CollectionPlan", "Expected", "plan_collection"]
+
+_WIN_RATES = (0.55, 0.6, 0.65)
+_SETTING = "training_pairs"
+
+
+class Expected(Noun):
+    """What a learning curve lets expect; the bands are those of the fitted line."""
+
+    comparisons_now: int = Field(description="the largest number that the curve was measured at")
+    comparisons_then: int
+    accuracy_now: Interval
+    accuracy_then: Interval
+    gain: float
+    gain_per_thousand_more: float = Field(description="of the first thousand comparisons beyond those of now")
+    cost_per_point: float | None = Field(description="money for a hundredth of accuracy; None: free, or no gain")
+    note: str = ""
+
+
+class CollectionPlan(Noun):
+    """A plan of what to collect and what to expect."""
+
+    hours: float = Field(description="of all workers together")
+    comparisons: int
+    cost: float
+    curves: dict[str, Expected] = Field(description="by title of the scan")
+    judgments_to_see: dict[str, int] = Field(
+        description="independent judgments that tell a win rate from one half four times of five"
+    )
+
+
+def plan_collection(
+    scan_run: Path, workers: int, hours: float, per_hour: float, price: float, budget: float | None = None
+) -> CollectionPlan:
+    """The plan of so many workers for so many hours each, or until the budget is spent.
+
+    Args:
+        scan_run: the folder of a scan over training_pairs.
+        per_hour: comparisons that one worker makes in an hour.
+        price: of an hour of one worker.
+
+    Errors:
+        NotFoundError: no scan there.
+        DataError: it has no curve over training_pairs with three points.
+    """
+    file = scan_run / "scan.json"
+    if not file.is_file():
+        raise NotFoundError(f"There is no {file}; give the run folder that `prefloop eval scan` wrote.")
+    try:
+        scans = TypeAdapter(dict[str, ScanEvaluation]).validate_json(file.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise DataError(f"{file} is not a scan of this version ({error.error_count()} errors); scan again.") from None
+    total = workers * hours
+    if budget is not None and price > 0:
+        total = min(total, budget / price)
+    comparisons, cost = int(total * per_hour), total * price
+    curves = {title: scan for title, scan in scans.items() if scan.setting == _SETTING}
+    if not curves:
+        raise DataError(f"{file} has no scan over {_SETTING} (it has {', '.join(scans)}); scan that setting.")
+    return CollectionPlan(
+        hours=total,
+        comparisons=comparisons,
+        cost=cost,
+        curves={title: _expected(title, scan, comparisons, cost) for title, scan in curves.items()},
+        judgments_to_see={f"{rate:.0%}": judgments_to_see(rate) for rate in _WIN_RATES},
+    )
+
+
+def _expected(title: str, scan: ScanEvaluation, more: int, cost: float) -> Expected:
+    points = [(x_of(_SETTING, point) or 0.0, value) for point in scan.points for value in point.by_seed.values()]
+    x, y = [math.log(pairs) for pairs, _ in points], [value for _, value in points]
+    now = round(max(pairs for pairs, _ in points))
+    then = now + more
+    try:
+        here, there, thousand = fitted_line(x, y, [math.log(now), math.log(then), math.log(now + 1000)])
+    except DataError as error:
+        raise DataError(f"The scan {title!r} has no curve to plan by. {error}") from None
+    gain = there.y.value - here.y.value
+    is_far = then > 3 * now
+    beyond = f"That is {then / now:.1f} times what was measured; a line need not go on so far." if is_far else ""
+    return Expected(
+        comparisons_now=now,
+        comparisons_then=then,
+        accuracy_now=here.y,
+        accuracy_then=there.y,
+        gain=gain,
+        gain_per_thousand_more=thousand.y.value - here.y.value,
+        cost_per_point=cost / (100 * gain) if cost > 0 and gain > 0 else None,
+        note=beyond,
+    )
