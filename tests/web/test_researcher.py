@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,28 @@ async def test_the_quality_report_is_shown_in_a_sandbox(open_room: Callable[...,
         a_study(room.store)
         researcher = await room.researcher()
         assert (await researcher.get("/researcher/quality")).status_code == 404
-        assert "/researcher/quality" not in (await researcher.get("/researcher")).text
+        assert 'href="/researcher/quality"' not in (await researcher.get("/researcher")).text
         report.write_text("<h1>Quality</h1>")
         answer = await researcher.get("/researcher/quality")
         assert answer.text == "<h1>Quality</h1>"
         assert "sandbox" in answer.headers["content-security-policy"]
-        assert "/researcher/quality" in (await researcher.get("/researcher")).text
+        assert 'href="/researcher/quality"' in (await researcher.get("/researcher")).text
+
+
+async def test_the_quality_page_is_worked_out_beside_the_server_and_remembered(open_room: Callable[..., Any]) -> None:
+    async with open_room() as room:
+        a_study(room.store)
+        researcher = await room.researcher()
+        assert "/researcher/quality/now" in (await researcher.get("/researcher")).text
+        first = await researcher.get("/researcher/quality/now")
+        assert first.status_code == 202
+        assert first.headers["refresh"] == "5"
+        for _ in range(600):
+            answer = await researcher.get("/researcher/quality/now")
+            if answer.status_code == 200:
+                break
+            await asyncio.sleep(0.1)
+        assert "There are no judgments yet" in answer.text
+        assert "sandbox" in answer.headers["content-security-policy"]
+        assert (await researcher.get("/researcher/quality/now")).text == answer.text  # remembered
+        assert (await room.http().get("/researcher/quality/now")).status_code == 401

@@ -20,7 +20,7 @@ from prefloop.quality.nouns import (
     VoidReason,
     WorkerQuality,
 )
-from prefloop.quality.page import write_html
+from prefloop.quality.page import report_page, write_html
 from prefloop.quality.rows import Comparisons, Judgments, Rows, Scores
 from prefloop.quality.texts import Openings
 from prefloop.quality.workers import Noise, fit_noise, worker_quality
@@ -48,6 +48,7 @@ __all__ = [
     "fit_noise",
     "quality_report",
     "report_on",
+    "report_page",
     "worker_quality",
     "write_html",
 ]

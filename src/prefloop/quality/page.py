@@ -24,6 +24,11 @@ def write_html(report: QualityReport, path: Path) -> Path:
     Errors:
         UserError: the folder cannot be written.
     """
+    return report_page(report).write(path, data=report.model_dump(mode="json"))
+
+
+def report_page(report: QualityReport) -> Report:
+    """The page itself."""
     page = Report("Data quality", f"What the judgments are worth: {report.scope}.", report.created_at)
     _verdict(page, report)
     _counts(page, report)
@@ -35,7 +40,7 @@ def write_html(report: QualityReport, path: Path) -> Path:
         add_drift(page, report.drift)
     if report.duplicates.openings:
         _duplicates(page, report)
-    return page.write(path, data=report.model_dump(mode="json"))
+    return page
 
 
 def _verdict(page: Report, report: QualityReport) -> None:

@@ -33,6 +33,7 @@ from prefloop.web.broker import Broker
 from prefloop.web.care import Care
 from prefloop.web.checks import Checks
 from prefloop.web.generation import Generation
+from prefloop.web.live_quality import LiveQuality
 from prefloop.web.passwords import Guesses
 from prefloop.web.phases import Phases
 from prefloop.web.problems import PROBLEMS, add_problem_handlers
@@ -71,12 +72,15 @@ def create_app(
     threads = StoreThreads(cache_seconds=page.cache_seconds)
     passwords = StoreThreads(threads=1)
     broker = Broker()
+    url = store.url.render_as_string(hide_password=False)
+    live = LiveQuality(url, settings.quality, page.quality_seconds)
     generation = Generation(store, threads, responder, broker, page)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await threads.run(store.void_unfinished, "restarted: the server stopped while the answers came in")
         yield
+        live.close()
         await generation.close()
         threads.close()
         passwords.close()
@@ -100,6 +104,7 @@ def create_app(
         threads=threads,
         broker=broker,
         generation=generation,
+        live_quality=live,
         turns=turns,
         phases=phases,
         care=care,

@@ -10,8 +10,9 @@ from itertools import groupby
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
+from prefloop.report import Report
 from prefloop.schema import ComparisonState, Interval, Study
 from prefloop.stats import clustered_ratio, wilson
 from prefloop.store import Researcher, SnapshotWins, Store
@@ -22,6 +23,7 @@ router = APIRouter(prefix="/researcher", include_in_schema=False)
 PAGE_ROWS = 20
 MOST_LINKS = 500
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+_ASK_AGAIN_SECONDS = 5
 
 
 def invitation_links(
@@ -95,6 +97,20 @@ async def quality(researcher: AsReviewer, shared: Shared) -> Response:
     if report is None or not report.is_file():
         raise Problem(404, "not_found", "There is no quality report yet; write one with: prefloop quality --html FILE.")
     return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
+
+
+@router.get("/quality/now")
+async def quality_now(researcher: AsReviewer, shared: Shared) -> Response:
+    """The report on all judgments so far, some minutes old at most; the first one is waited for by asking again."""
+    live = shared.live_quality
+    live.ask()
+    headers = {"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-store"}
+    if live.html is not None:
+        return HTMLResponse(live.html, headers=headers)
+    if live.problem:
+        return HTMLResponse(Report("Data quality", f"There is no report. {live.problem}").html(), headers=headers)
+    waiting = Report("Data quality", "The report is being worked out; this page asks again every few seconds.")
+    return HTMLResponse(waiting.html(), 202, headers={**headers, "Refresh": str(_ASK_AGAIN_SECONDS)})
 
 
 async def _overview(

@@ -21,6 +21,7 @@ from prefloop.web.broker import Broker
 from prefloop.web.care import Care
 from prefloop.web.checks import Checks
 from prefloop.web.generation import Generation
+from prefloop.web.live_quality import LiveQuality
 from prefloop.web.passwords import Guesses
 from prefloop.web.phases import Phases
 from prefloop.web.problems import Problem
@@ -47,6 +48,7 @@ class Services:
     threads: StoreThreads
     broker: Broker
     generation: Generation
+    live_quality: LiveQuality
     turns: Turns
     phases: Phases
     care: Care

@@ -23,5 +23,6 @@ class PageSettings(Config):
     researcher_session_hours: float = Field(12.0, gt=0.0, description="how long a researcher stays signed in")
     setup_link_hours: float = Field(72.0, gt=0.0, description="how long a link that sets up an account is good")
     cache_seconds: float = Field(2.0, ge=0.0, description="how long a session, study or snapshot is not read again")
+    quality_seconds: float = Field(600.0, ge=0.0, description="age at which the live quality page is made anew")
     max_message_chars: int = Field(8000, ge=1, description="longest message that a worker may send")
     seed: int | None = Field(None, description="seeds the draws of snapshots, sides and answers; empty uses the system")

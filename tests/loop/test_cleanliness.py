@@ -1,0 +1,110 @@
+"""`prefloop eval cleanliness` and `eval worth` by the real command, on a few pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefloop.cli import main
+from prefloop.errors import DataError, NotFoundError
+from prefloop.loop.round import create_workspace
+from prefloop.loop.worth import plan_collection
+from prefloop.store.formats import import_file
+from prefloop.workspace import Workspace
+
+PAIRS = Path(__file__).resolve().parents[1] / "fixtures" / "hh_pairs.jsonl"
+SETTINGS = """
+name = "small"
+flipped = [0.3]
+folds = 2
+gold_prompts = 3
+gold_samples = 2
+[run]
+start = "pmp_sandbox_tiny"
+held_out_share = 0.4
+pairs_per_step = 8
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    made, _ = create_workspace(tmp_path_factory.mktemp("cleanliness") / "ws")
+    with made.store() as store:
+        import_file(store, "hh-rlhf", PAIRS, "base", "helpful")
+    return made
+
+
+def test_every_treatment_is_trained_and_said(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text(SETTINGS, encoding="utf-8")
+    arguments = ["eval", "cleanliness", str(file), "--workspace", str(workspace.path), "--json"]
+    assert main(arguments) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    names = [one["name"] for one in found["treatments"]]
+    flipped = ["30% flipped", "30% flipped, suspected dropped", "30% flipped, suspected count less"]
+    assert set(names) == {
+        "as they are",
+        "as they are, suspected dropped",
+        "as they are, suspected count less",
+        *flipped,
+    }
+    by_name = {one["name"]: one for one in found["treatments"]}
+    assert by_name["30% flipped"]["flipped_left"] == pytest.approx(0.3, abs=0.05)
+    assert by_name["30% flipped"]["beside"] == "as they are"
+    assert by_name[flipped[1]]["pairs"] < by_name["30% flipped"]["pairs"]
+    assert by_name["as they are"]["gold"]["n"] == 3
+    assert len(found["suspicions"]) == 1
+    chances = [one["chance_of_label"] for one in found["suspected_pairs"]]
+    assert chances == sorted(chances)
+    folder = Path(found["run"])
+    assert "What each treatment is worth" in (folder / "report.html").read_text(encoding="utf-8")
+    trials = {path.name: path.stat().st_mtime_ns for path in (folder / "trials").glob("*.json")}
+    assert main([*arguments, "--resume"]) == 0  # nothing is trained again
+    assert {path.name: path.stat().st_mtime_ns for path in (folder / "trials").glob("*.json")} == trials
+
+
+def _scan(folder: Path, setting: str = "training_pairs") -> Path:
+    share = {"low": 0.5, "high": 0.9, "n": 100, "clusters": 50}
+    points = [
+        {
+            "value": pairs,
+            "training_pairs": pairs,
+            "parameters": 10,
+            "accuracy": {"all": {"value": accuracy, **share}},
+            "loss": {"value": 0.6, **share},
+            "by_seed": {"0": accuracy},
+        }
+        for pairs, accuracy in ((250, 0.60), (500, 0.65), (1000, 0.70))
+    ]
+    scan = {"setting": setting, "seeds": [0], "folds": 1, "points": points}
+    folder.mkdir()
+    (folder / "scan.json").write_text(json.dumps({"Data": scan}), encoding="utf-8")
+    return folder
+
+
+def test_a_budget_becomes_comparisons_and_accuracy(tmp_path: Path) -> None:
+    plan = plan_collection(_scan(tmp_path / "scan"), workers=5, hours=10, per_hour=20, price=12)
+    # 50 hours: 1,000 comparisons for 600; twice the data is 0.05 more, so a point costs 120
+    assert (plan.hours, plan.comparisons, plan.cost) == (50, 1000, 600)
+    expected = plan.curves["Data"]
+    assert (expected.comparisons_now, expected.comparisons_then) == (1000, 2000)
+    assert expected.gain == pytest.approx(0.05)
+    assert expected.accuracy_then.value == pytest.approx(0.75)
+    assert expected.cost_per_point == pytest.approx(120)
+    assert plan.judgments_to_see == {"55%": 785, "60%": 197, "65%": 88}
+    short = plan_collection(tmp_path / "scan", workers=5, hours=10, per_hour=20, price=12, budget=120)
+    assert (short.hours, short.comparisons) == (10, 200)
+    far = plan_collection(tmp_path / "scan", workers=50, hours=10, per_hour=20, price=12)
+    assert "11.0 times what was measured" in far.curves["Data"].note
+
+
+def test_a_plan_without_a_curve_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"no .*scan\.json"):
+        plan_collection(tmp_path, 1, 1, 1, 1)
+    with pytest.raises(DataError, match="no scan over training_pairs"):
+        plan_collection(_scan(tmp_path / "mode", "mode"), 1, 1, 1, 1)
