@@ -15,7 +15,7 @@ from prefloop.quality import measures
 from prefloop.quality.item_nouns import Leaks, Shared
 from prefloop.quality.measured import Measured
 from prefloop.quality.rows import Flags, Ints, Rows
-from prefloop.stats import NearDuplicate, near_duplicates
+from prefloop.quality.texts import Openings
 
 _SHOWN = 8
 
@@ -23,10 +23,10 @@ _SHOWN = 8
 class _Alike:
     """Which of the checked openings resemble which."""
 
-    def __init__(self, texts: Mapping[int, str], most: int) -> None:
-        self.codes = np.array(list(texts)[:most], dtype=np.int64)
-        self.texts = texts
-        self.pairs: list[NearDuplicate] = near_duplicates([texts[code] for code in self.codes.tolist()])
+    def __init__(self, openings: Openings, most: int) -> None:
+        self.texts = openings.texts
+        self.codes = np.array(list(self.texts)[:most], dtype=np.int64)
+        self.pairs = openings.near_copies(most)
 
     def shared(self, first: Ints, second: Ints, names: tuple[str, str], seed: int) -> Shared:
         """What two sets of codes share."""
@@ -55,7 +55,7 @@ class _Alike:
 
 def leaks(rows: Rows, openings: Mapping[str, Ints], held_out_share: float, seed: int) -> Leaks:
     """Leaks between tranches, and between training and held-out conversations as runs split them."""
-    alike = _Alike(rows.openings.texts, measures.MOST_TEXTS_FOR_NEAR_COPIES)
+    alike = _Alike(rows.openings, measures.MOST_TEXTS_FOR_NEAR_COPIES)
     code, is_held_out = rows.openings.code, rows.openings.place >= 1 - held_out_share
     split = None
     if is_held_out.any() and not is_held_out.all():

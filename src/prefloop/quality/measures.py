@@ -30,7 +30,6 @@ from prefloop.stats import (
     krippendorff_alpha,
     label_codes,
     length_bias,
-    near_duplicates,
     raw_agreement,
     top_share,
 )
@@ -243,7 +242,7 @@ def duplicates(rows: Rows, seed: int) -> Duplicates:
     """Repeated and nearly repeated openings, and pairs of one text."""
     openings, comparisons = rows.openings, rows.comparisons
     checked = list(openings.texts.values())[:MOST_TEXTS_FOR_NEAR_COPIES]
-    near = near_duplicates(checked)
+    near = openings.near_copies(MOST_TEXTS_FOR_NEAR_COPIES)
     is_judged = ~comparisons.is_void
     return Duplicates(
         openings=len(openings),

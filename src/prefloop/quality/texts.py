@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from prefloop.schema import split_place
-from prefloop.stats import near_duplicates, normalised
+from prefloop.stats import NearDuplicate, near_duplicates, normalised
 
 MOST_TEXTS = 50_000
 """Different openings whose text is kept, the earliest ones, so that a report is the same each time."""
@@ -37,6 +38,7 @@ class Openings:
         self.texts: dict[int, str] = {}
         """Code of a normalised text -> the text as it first came."""
         self.conversations = 0
+        self._near: dict[int, list[NearDuplicate]] = {}
 
     def add(self, conversation: int, worker: int, text: str) -> int:
         """Takes the next conversation's opening and gives its code; -1: it has none."""
@@ -87,6 +89,12 @@ class Openings:
             for pair in near_duplicates(texts):
                 is_copy[own[max(pair.first, pair.second)]] = True
         return is_copy
+
+    def near_copies(self, most: int) -> list[NearDuplicate]:
+        """Pairs of nearly equal openings among the first `most` different ones, by place; looked for once."""
+        if most not in self._near:
+            self._near[most] = near_duplicates(list(islice(self.texts.values(), most)))
+        return self._near[most]
 
     def most_repeated(self, most: int) -> list[tuple[str, int]]:
         """Texts that came more than once and how often, most first; of those whose text was kept."""
