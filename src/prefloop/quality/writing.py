@@ -6,6 +6,8 @@ numbers say where to begin reading. Pasting is asked for by many a task; the fla
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from prefloop.config import QualitySettings
@@ -35,8 +37,9 @@ def variety(openings: Openings) -> dict[int, Measured]:
     order = np.flatnonzero(is_kept)[np.argsort(worker[is_kept], kind="stable")]
     people, begin = np.unique(worker[order], return_index=True)
     found = {}
-    for person, own in zip(people.tolist(), np.split(code[order], begin[1:]), strict=True):
-        items = [words[int(one)] for one in own[:_MOST_OPENINGS]]
+    ends = pairwise([*begin.tolist(), len(order)])
+    for person, (first, end) in zip(people.tolist(), ends, strict=True):
+        items = [words[one] for one in code[order[first:end]][:_MOST_OPENINGS].tolist()]
         if len(items) > 2:
             found[person] = measured(lambda items=items: mean_difference(items))  # type: ignore[misc]
     return found

@@ -10,6 +10,7 @@ import asyncio
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 from prefloop.config import QualitySettings
 from prefloop.errors import PrefloopError
@@ -55,6 +56,11 @@ class LiveQuality:
             self.html, self.problem = await made, ""
         except PrefloopError as error:
             self.problem = str(error)
+        except BrokenProcessPool:  # killed from outside, for its memory say
+            self._pool, self.problem = (
+                None,
+                "The process that works the report out was ended; see the machine's memory.",
+            )
         self._made_at = time.monotonic()
 
     def close(self) -> None:
