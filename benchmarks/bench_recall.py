@@ -22,6 +22,7 @@ import numpy as np
 from prefloop.config import QualitySettings
 from prefloop.quality import Rows, WorkerQuality, fit_noise, worker_quality
 from prefloop.quality.measures import agreeing, shared_judgments
+from prefloop.quality.text_facts import OwnTexts
 from prefloop.sandbox.workforce import FAULTS, HARD_TOPICS, Habits, simulate
 from prefloop.stats import excess_chances, wilson
 
@@ -41,7 +42,7 @@ LIMITS = QualitySettings()
 def flagged(rows: Rows) -> dict[int, set[str]]:
     """Kinds of flags by place of the worker."""
     noise = fit_noise(rows.judgments)
-    found: Sequence[WorkerQuality] = worker_quality(rows, {}, noise, LIMITS)
+    found: Sequence[WorkerQuality] = worker_quality(rows, {}, noise, OwnTexts.of(rows.openings), LIMITS)
     return {rows.workers.index(worker.worker_id): {flag.kind for flag in worker.flags} for worker in found}
 
 

@@ -12,6 +12,7 @@ from prefloop.config import QualitySettings
 from prefloop.quality import fit_noise, quality_report, worker_quality
 from prefloop.quality.drift import drift
 from prefloop.quality.measures import with_researchers
+from prefloop.quality.text_facts import OwnTexts
 from prefloop.sandbox.workforce import Habits, simulate
 from prefloop.store import Store
 
@@ -67,7 +68,10 @@ def test_pasted_turns_are_flagged_for_a_human() -> None:
         written_characters=np.full(len(seconds), 300),
         writing_seconds=np.where(is_pasted, 2.0, seconds),
     )
-    workers = {worker.worker_id: worker for worker in worker_quality(rows, {}, fit_noise(rows.judgments), LIMITS)}
+    workers = {
+        worker.worker_id: worker
+        for worker in worker_quality(rows, {}, fit_noise(rows.judgments), OwnTexts.of(rows.openings), LIMITS)
+    }
     flagged = {id for id, worker in workers.items() if any(flag.kind == "paste" for flag in worker.flags)}
     assert flagged == {"worker-4"}
     pasted = workers["worker-4"].pasted.interval

@@ -12,6 +12,7 @@ import pytest
 
 from prefloop.config import QualitySettings
 from prefloop.quality import Rows, WorkerQuality, fit_noise, report_on, worker_quality
+from prefloop.quality.text_facts import OwnTexts
 from prefloop.sandbox.workforce import FAULTS, HARD_TOPICS, Habits, simulate
 
 LIMITS = QualitySettings()
@@ -19,7 +20,7 @@ LIMITS = QualitySettings()
 
 def _workers(rows: Rows) -> dict[int, WorkerQuality]:
     """By place in the workforce."""
-    found = worker_quality(rows, {}, fit_noise(rows.judgments), LIMITS)
+    found = worker_quality(rows, {}, fit_noise(rows.judgments), OwnTexts.of(rows.openings), LIMITS)
     return {rows.workers.index(worker.worker_id): worker for worker in found}
 
 

@@ -94,7 +94,7 @@ def quality(html: Path | None, workspace_path: Path, as_json: bool) -> None:
 
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
-        report = quality_report(store, limits=workspace.settings.quality)
+        report = quality_report(store, limits=workspace.settings.quality, processes=2)
     if html is not None:
         write_html(report, html)
         note(f"Wrote {html}")

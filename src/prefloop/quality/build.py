@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -12,8 +15,9 @@ from prefloop.quality.drift import drift
 from prefloop.quality.flags import flag_rules
 from prefloop.quality.items import item_report
 from prefloop.quality.nouns import QualityReport
-from prefloop.quality.reading import read_rows
+from prefloop.quality.reading import Part, read_rows
 from prefloop.quality.rows import MODES, Ints, Rows
+from prefloop.quality.text_facts import TextFacts
 from prefloop.quality.verdict import closed_gate, verdict
 from prefloop.quality.workers import fit_noise, worker_quality
 from prefloop.schema import Mode, Tranche, Worker
@@ -28,23 +32,30 @@ def quality_report(
     study_id: str | None = None,
     limits: QualitySettings | None = None,
     seed: int = 0,
+    processes: int = 1,
 ) -> QualityReport:
     """What the judgments of a store (or of one mode, tranche or study) are worth.
 
     Each judgment counts once: a worker's latest on a comparison. Void comparisons are counted and used for nothing.
-    What cannot be known is said with its reason; no judgments at all is not an error.
+    What cannot be known is said with its reason; no judgments at all is not an error. With two `processes` a store of
+    many comparisons is done in about half the time, to the same numbers.
 
     Errors:
         NotFoundError: no such study.
     """
     study = None if study_id is None else store.study(study_id)
     parts = [str(part.value) for part in (mode, tranche) if part] + ([f"study {study.name!r}"] if study else [])
-    rows = read_rows(store, mode, tranche, study_id)
+    part = Part(mode, tranche, study_id)
     people = {worker.id: worker for worker in store.workers()}
     names = {snapshot.id: snapshot.name for snapshot in store.snapshots()}
     names |= {one.id: one.name for one in store.studies()}
     scope = ", ".join(parts) or "everything in the store"
-    return report_on(rows, people, names, scope=scope, limits=limits or QualitySettings(), seed=seed)
+    limits = limits or QualitySettings()
+    if processes < 2 or store.middle(*part) is None:
+        return report_on(read_rows(store, part), people, names, scope=scope, limits=limits, seed=seed)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as helper:
+        rows = read_rows(store, part, helper)
+        return report_on(rows, people, names, scope=scope, limits=limits, seed=seed, helper=helper)
 
 
 def report_on(
@@ -55,9 +66,17 @@ def report_on(
     scope: str,
     limits: QualitySettings,
     seed: int,
+    helper: Executor | None = None,
 ) -> QualityReport:
-    """The report on rows that were read already; `people` are workers by id, `names` of snapshots and studies."""
-    judgments = rows.judgments
+    """The report on rows that were read already.
+
+    Args:
+        people: workers by id.
+        names: of snapshots and studies by id.
+        helper: another process, which looks through the texts meanwhile.
+    """
+    judgments, asked = rows.judgments, (rows.openings, rows.turns, seed)
+    texts = partial(TextFacts.of, *asked) if helper is None else helper.submit(TextFacts.of, *asked).result
     counts = measures.counts(rows, seed)
     by_mode = {mode: judgments.where(judgments.mode == code) for code, mode in enumerate(MODES)}
     noise = fit_noise(judgments)
@@ -75,13 +94,13 @@ def report_on(
         decision_seconds=measures.mean_seconds(judgments.decision_seconds, judgments, seed, both),
         reading_seconds=measures.mean_seconds(judgments.reading_seconds, judgments, seed, first_token),
         too_fast=measures.too_fast(judgments, limits.fastest_characters_per_second, seed),
-        duplicates=measures.duplicates(rows, seed),
-        items=item_report(rows, names or {}, limits, seed),
         drift=drift(rows, names or {}, limits),
         concentration=measures.concentration(judgments, seed),
         noise=noise.model(),
         flag_rules=flag_rules(limits, counts.workers),
-        workers=worker_quality(rows, people, noise, limits),
+        duplicates=measures.duplicates(rows, (facts := texts()).near, seed),
+        items=item_report(rows, facts, names or {}, limits, seed),
+        workers=worker_quality(rows, people, noise, facts.own, limits),
     )
     findings = verdict(report, limits)
     return report.model_copy(update={"verdict": findings, "gate": closed_gate(findings, limits)})

@@ -18,9 +18,9 @@ from prefloop.quality.leaks import leaks
 from prefloop.quality.measured import Measured, known, measured
 from prefloop.quality.rows import MODES, NOBODY, TRANCHES, Comparisons, Flags, Floats, Ints, Rows
 from prefloop.quality.scoring import score_reports
+from prefloop.quality.text_facts import TextFacts
 from prefloop.quality.texts import words_of
-from prefloop.quality.topics import Clustering, cluster_openings
-from prefloop.quality.turns import check_turns
+from prefloop.quality.topics import Clustering
 from prefloop.schema import Interval
 from prefloop.stats import Cycles, accuracy_ceiling, cycles, effective_kinds, rarefied_kinds, raw_agreement
 
@@ -40,11 +40,13 @@ class Slice(NamedTuple):
         return is_here
 
 
-def item_report(rows: Rows, names: Mapping[str, str], limits: QualitySettings, seed: int) -> ItemReport:
+def item_report(
+    rows: Rows, facts: TextFacts, names: Mapping[str, str], limits: QualitySettings, seed: int
+) -> ItemReport:
     """All of it; `names` are those of snapshots and preference models by id."""
     comparisons = rows.comparisons
     slices = slices_of(comparisons)
-    clustering = cluster_openings(rows.openings.texts, seed)
+    clustering = facts.clustering
     usable = comparisons.where(comparisons.is_usable & (comparisons.opening != NOBODY))
     openings = {part.name: np.unique(usable.opening[part.of(usable)]) for part in slices}
     least = min((len(codes) for codes in openings.values()), default=0)
@@ -61,10 +63,10 @@ def item_report(rows: Rows, names: Mapping[str, str], limits: QualitySettings, s
             _tranche(rows, part, len(openings[part.name]), *diversity[part.name], seed=seed) for part in slices
         ),
         compared_openings=size,
-        leaks=leaks(rows, openings, limits.held_out_share, seed),
+        leaks=leaks(rows, openings, facts.near, limits.held_out_share, seed),
         topics=_topics(clustering, openings, rows.openings.texts),
         topics_unknown=clustering.unknown,
-        texts=check_turns(rows.turns),
+        texts=facts.turns,
         cycles=circles,
         cycles_unknown=why_none,
         scores=score_reports(rows, {part.name: part.of(comparisons) for part in slices}, names, limits, seed),

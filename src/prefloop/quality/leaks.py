@@ -6,7 +6,7 @@ on such conversations is partly one on what was trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -15,7 +15,8 @@ from prefloop.quality import measures
 from prefloop.quality.item_nouns import Leaks, Shared
 from prefloop.quality.measured import Measured
 from prefloop.quality.rows import Flags, Ints, Rows
-from prefloop.quality.texts import Openings
+from prefloop.quality.texts import MOST_TEXTS_FOR_NEAR_COPIES, Openings
+from prefloop.stats import NearDuplicate
 
 _SHOWN = 8
 
@@ -23,10 +24,10 @@ _SHOWN = 8
 class _Alike:
     """Which of the checked openings resemble which."""
 
-    def __init__(self, openings: Openings, most: int) -> None:
+    def __init__(self, openings: Openings, near: Sequence[NearDuplicate]) -> None:
         self.texts = openings.texts
-        self.codes = np.array(list(self.texts)[:most], dtype=np.int64)
-        self.pairs = openings.near_copies(most)
+        self.codes = np.array(list(self.texts)[:MOST_TEXTS_FOR_NEAR_COPIES], dtype=np.int64)
+        self.pairs = near
 
     def shared(self, first: Ints, second: Ints, names: tuple[str, str], seed: int) -> Shared:
         """What two sets of codes share."""
@@ -53,9 +54,15 @@ class _Alike:
         )
 
 
-def leaks(rows: Rows, openings: Mapping[str, Ints], held_out_share: float, seed: int) -> Leaks:
-    """Leaks between tranches, and between training and held-out conversations as runs split them."""
-    alike = _Alike(rows.openings, measures.MOST_TEXTS_FOR_NEAR_COPIES)
+def leaks(
+    rows: Rows, openings: Mapping[str, Ints], near: Sequence[NearDuplicate], held_out_share: float, seed: int
+) -> Leaks:
+    """Leaks between tranches, and between training and held-out conversations as runs split them.
+
+    Args:
+        near: nearly equal openings among the first ones.
+    """
+    alike = _Alike(rows.openings, near)
     code, is_held_out = rows.openings.code, rows.openings.place >= 1 - held_out_share
     split = None
     if is_held_out.any() and not is_held_out.all():

@@ -6,6 +6,7 @@ workers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,9 @@ from prefloop.quality.nouns import (
     VoidReason,
 )
 from prefloop.quality.rows import MODES, TRANCHES, Flags, Floats, Ints, Judgments, Rows, grade_counts
+from prefloop.quality.texts import MOST_TEXTS_FOR_NEAR_COPIES
 from prefloop.stats import (
+    NearDuplicate,
     clustered_mean,
     clustered_share,
     cohen_kappa,
@@ -34,8 +37,6 @@ from prefloop.stats import (
     top_share,
 )
 
-MOST_TEXTS_FOR_NEAR_COPIES = 10_000
-"""Different openings that are compared with each other; the earliest ones, so that the number is the same each time."""
 _SHOWN = 8
 
 
@@ -238,11 +239,10 @@ def concentration(judgments: Judgments, seed: int) -> Concentration:
     )
 
 
-def duplicates(rows: Rows, seed: int) -> Duplicates:
-    """Repeated and nearly repeated openings, and pairs of one text."""
+def duplicates(rows: Rows, near: Sequence[NearDuplicate], seed: int) -> Duplicates:
+    """Repeated and nearly repeated openings, and pairs of one text; `near` are pairs among the first openings."""
     openings, comparisons = rows.openings, rows.comparisons
     checked = list(openings.texts.values())[:MOST_TEXTS_FOR_NEAR_COPIES]
-    near = openings.near_copies(MOST_TEXTS_FOR_NEAR_COPIES)
     is_judged = ~comparisons.is_void
     return Duplicates(
         openings=len(openings),

@@ -1,9 +1,14 @@
-"""From a store to columns, batch by batch in one pass. Knows the store's column reader and no statistics."""
+"""From a store to columns, batch by batch in one pass. Knows the store's column reader and no statistics.
+
+Most of the time goes into Python objects, so of a large store a second process can read the later half. What it read
+is then numbered anew, and the columns are the same as if one process had read on.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,19 +29,49 @@ from prefloop.quality.rows import (
 )
 from prefloop.quality.texts import Openings, TurnSample, digest
 from prefloop.schema import Mode, Tranche
-from prefloop.store import Batch, ComparisonColumns, JudgmentColumns, Store
+from prefloop.store import BATCH, Batch, ComparisonColumns, JudgmentColumns, Store
 
 _MODE = {mode.value: place for place, mode in enumerate(MODES)}
 _ALL_BITS = (1 << 64) - 1  # of a signed digest, as a number from 0 on
 _TRANCHE = {tranche.value: place for place, tranche in enumerate(TRANCHES)}
 
 
-def read_rows(store: Store, mode: Mode | None, tranche: Tranche | None, study_id: str | None) -> Rows:
-    """Everything of the chosen part of the store, in one streaming pass."""
-    reader = _Reader()
-    for batch in store.batches(mode, tranche, study_id):
-        reader.add(batch)
+class Part(NamedTuple):
+    """What of the store is read."""
+
+    mode: Mode | None = None
+    tranche: Tranche | None = None
+    study_id: str | None = None
+    batch: int = BATCH
+
+
+def read_rows(store: Store, part: Part, helper: Executor | None = None) -> Rows:
+    """Everything of the chosen part of the store, in one streaming pass.
+
+    Args:
+        helper: another process that reads the later half of a store of many comparisons.
+    """
+    middle = None if helper is None else store.middle(*part)
+    if helper is None or middle is None:
+        return _read(store, part).rows()
+    url = store.url.render_as_string(hide_password=False)
+    later = helper.submit(_read_later, url, part, middle)
+    reader = _read(store, part, until=middle)
+    reader.join(later.result())
     return reader.rows()
+
+
+def _read(store: Store, part: Part, after: str = "", until: str | None = None) -> _Reader:
+    reader = _Reader()
+    for batch in store.batches(*part, after=after, until=until):
+        reader.add(batch)
+    return reader
+
+
+def _read_later(url: str, part: Part, after: str) -> _Reader:
+    """In the other process."""
+    with Store.open(url) as store:
+        return _read(store, part, after=after)
 
 
 class _Path(NamedTuple):
@@ -207,6 +242,37 @@ class _Reader:
         pairs = np.array([of_id[id] for id in columns.id], dtype=np.float64)[~is_open]
         self.scores[model].append((self.kept, pairs[:, 0], pairs[:, 1]))
 
+    def join(self, later: _Reader) -> None:
+        """Takes what another reader read of the comparisons after these: the same as reading on."""
+        self.states.update(later.states)
+        self.void_reasons.update(later.void_reasons)
+        self.corrected += later.corrected
+        known = len(self.number["conversation"].codes)
+        code = {name: self.number[name].all(list(numbers.codes)) for name, numbers in later.number.items()}
+        conversations = code.get("conversation", np.zeros(0, dtype=np.int64))
+        openings = self.openings.join(later.openings, conversations, code.get("worker", conversations), known)
+        for conversation, opening in later.opening_of.items():
+            mapped = int(conversations[conversation])
+            self.opening_of.setdefault(mapped, NOBODY if opening == NOBODY else int(openings[opening]))
+        self.turns.join(later.turns, conversations)
+        for what, parts in later.parts.items():
+            for part in parts:
+                for column, number in _NUMBERED.items():
+                    if column in part:
+                        named = part[column] != NOBODY
+                        part[column] = np.where(named, code[number][part[column]] if len(named) else 0, NOBODY)
+                if what == "comparisons":
+                    part["opening"] = np.array([self.opening_of[one] for one in part["conversation"].tolist()])
+                else:
+                    part["comparison"] = part["comparison"] + self.kept
+                self.parts[what].append(part)
+        for model in {**self.scores, **later.scores}:
+            for one in (self, later):  # a model whose first score came in between
+                if model not in one.scores:
+                    one.scores[model] = [(0, np.full(one.kept, np.nan), np.full(one.kept, np.nan))]
+            self.scores[model] += later.scores[model]
+        self.kept += later.kept
+
     def rows(self) -> Rows:
         """All columns."""
         return Rows(
@@ -232,6 +298,11 @@ class _Reader:
         return Scores(*(np.concatenate([part[side] for part in parts]) for side in (1, 2)))
 
 
+_NUMBERED = {
+    **{"conversation": "conversation", "author": "worker", "worker": "worker", "study": "study"},
+    **{"snapshot_a": "snapshot", "snapshot_b": "snapshot"},
+}
+"""Columns of codes, and whose codes they are."""
 _OF_COMPARISON = (
     *("conversation", "author", "study", "mode", "tranche", "length_a", "length_b", "are_identical", "first_done"),
     "pair",

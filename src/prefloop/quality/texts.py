@@ -20,6 +20,8 @@ MOST_TEXTS = 50_000
 """Different openings whose text is kept, the earliest ones, so that a report is the same each time."""
 MOST_OWN_TEXTS = 20_000
 """Openings of all workers together that are compared with their own earlier ones, each worker's first ones."""
+MOST_TEXTS_FOR_NEAR_COPIES = 10_000
+"""Different openings that are compared with each other; the earliest ones, so that the number is the same each time."""
 
 MOST_TURNS = 5000
 """Users' turns that are looked through for languages and personal data."""
@@ -38,7 +40,6 @@ class Openings:
         self.texts: dict[int, str] = {}
         """Code of a normalised text -> the text as it first came."""
         self.conversations = 0
-        self._near: dict[int, list[NearDuplicate]] = {}
 
     def add(self, conversation: int, worker: int, text: str) -> int:
         """Takes the next conversation's opening and gives its code; -1: it has none."""
@@ -54,6 +55,31 @@ class Openings:
         self._code.append(code)
         self._place.append(split_place(text))
         return code
+
+    def join(
+        self, later: Openings, conversations: npt.NDArray[np.int64], workers: npt.NDArray[np.int64], known: int
+    ) -> npt.NDArray[np.int64]:
+        """Takes openings that were read elsewhere, after these; gives their codes here (-1: of no new conversation).
+
+        Args:
+            conversations, workers: codes here by code there; conversations below `known` have their opening here.
+        """
+        self.conversations += int((conversations >= known).sum())
+        is_new = conversations[later.conversation] >= known
+        found = np.full(len(later._codes), -1, dtype=np.int64)
+        taken = np.zeros(len(found), dtype=np.bool_)
+        taken[later.code[is_new]] = True
+        for text, code in later._codes.items():
+            if taken[code]:
+                found[code] = here = self._codes.setdefault(text, len(self._codes))
+                if here not in self.texts and len(self.texts) < MOST_TEXTS:
+                    self.texts[here] = later.texts[code]
+        writer = later.worker[is_new]
+        self._conversation.extend(conversations[later.conversation[is_new]].tolist())
+        self._worker.extend(np.where(writer >= 0, workers[writer], writer).tolist())
+        self._code.extend(found[later.code[is_new]].tolist())
+        self._place.extend(later.place[is_new].tolist())
+        return found
 
     def __len__(self) -> int:
         return len(self._code)
@@ -91,10 +117,8 @@ class Openings:
         return is_copy
 
     def near_copies(self, most: int) -> list[NearDuplicate]:
-        """Pairs of nearly equal openings among the first `most` different ones, by place; looked for once."""
-        if most not in self._near:
-            self._near[most] = near_duplicates(list(islice(self.texts.values(), most)))
-        return self._near[most]
+        """Pairs of nearly equal openings among the first `most` different ones, by place."""
+        return near_duplicates(list(islice(self.texts.values(), most)))
 
     def most_repeated(self, most: int) -> list[tuple[str, int]]:
         """Texts that came more than once and how often, most first; of those whose text was kept."""
@@ -132,6 +156,11 @@ class TurnSample:
         self._kept[path] = (conversation, text[:_LONGEST_TURN])
         if len(self._kept) > 2 * self._most:
             self._cut()
+
+    def join(self, later: TurnSample, conversations: npt.NDArray[np.int64]) -> None:
+        """Takes a sample of later turns; `conversations` are codes here by code there."""
+        for path, (conversation, text) in later._kept.items():
+            self.add(path, int(conversations[conversation]), text)
 
     def turns(self) -> list[tuple[int, str]]:
         """(conversation, text) of the sample."""

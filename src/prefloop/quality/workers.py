@@ -18,6 +18,7 @@ from prefloop.quality.flags import Tally, raise_flags
 from prefloop.quality.measured import Measured, geometric, known
 from prefloop.quality.nouns import NoiseModel, WorkerQuality
 from prefloop.quality.rows import Flags, Floats, Ints, Judgments, Rows
+from prefloop.quality.text_facts import OwnTexts
 from prefloop.quality.texts import Openings
 from prefloop.schema import Interval, Worker
 from prefloop.stats import Reliability, grouped_means, grouped_shares, longest_runs, reliability
@@ -49,12 +50,12 @@ def fit_noise(judgments: Judgments) -> Noise:
 
 
 def worker_quality(
-    rows: Rows, people: Mapping[str, Worker], noise: Noise, limits: QualitySettings
+    rows: Rows, people: Mapping[str, Worker], noise: Noise, own: OwnTexts, limits: QualitySettings
 ) -> tuple[WorkerQuality, ...]:
     """One row for every worker who judged, most judgments first; `people` are workers by id."""
     judgments, openings, ids = rows.judgments, rows.openings, rows.workers
     table = _Table(judgments.where(judgments.by_someone), len(ids))
-    is_own_copy, opened_by = openings.is_own_copy(), openings.worker
+    is_own_copy, opened_by = own.is_copy, openings.worker
     shared = measures.shared_judgments(table.judgments)
     agreeing = measures.agreeing(shared)
     seen = table.judgments.is_seen
@@ -79,7 +80,6 @@ def worker_quality(
     runs = longest_runs(clicks.clicked_a[(order := in_time(clicks))].astype(np.int64), clicks.worker[order], len(ids))
     copies = Tally.of(is_own_copy[opened_by >= 0], opened_by[opened_by >= 0], len(ids))
     flags = raise_flags(table.judgments, copies, writing.paste_tally(rows, limits), noise.fit, len(ids), limits)
-    variety = writing.variety(openings)
     busiest = sorted(np.flatnonzero(made).tolist(), key=lambda code: (-made[code], code))
     return tuple(
         WorkerQuality(
@@ -88,7 +88,7 @@ def worker_quality(
             is_simulated=ids[code] in people and people[ids[code]].is_simulated,
             judgments=int(made[code]),
             longest_run=int(runs[code]),
-            variety=variety.get(code, Measured(unknown="Fewer than three openings of this worker were kept.")),
+            variety=own.variety.get(code, Measured(unknown="Fewer than three openings of this worker were kept.")),
             flags=tuple(flags[code]),
             **_noise_of(noise, code),
             **{name: _measured(name, column[code]) for name, column in columns.items()},

@@ -11,7 +11,7 @@ from prefloop.store.asking import Asking
 from prefloop.store.care import Care, CareCounts, PracticeAnswer
 from prefloop.store.checks import Check, CheckCounts, CheckItem, Checks
 from prefloop.store.collecting import Collecting, ConversationStanding, JudgingPace
-from prefloop.store.columns import Batch, Columns, ComparisonColumns, JudgmentColumns, ScoreColumns, TurnColumns
+from prefloop.store.columns import BATCH, Batch, Columns, ComparisonColumns, JudgmentColumns, ScoreColumns, TurnColumns
 from prefloop.store.comparisons import Comparisons
 from prefloop.store.conversations import Conversations
 from prefloop.store.decisions import DecisionKind, Decisions, WorkerDecision, WorkerStanding
@@ -46,6 +46,7 @@ from prefloop.store.views import (
 from prefloop.store.workforce import FoundMessage, WorkerFigures, Workforce
 
 __all__ = [
+    "BATCH",
     "Account",
     "AccountLink",
     "AccountRole",

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Float, and_, select
+from sqlalchemy import ColumnElement, Connection, Float, and_, func, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -130,23 +130,46 @@ class Columns(Database):
         tranche: Tranche | None = None,
         study_id: str | None = None,
         batch: int = BATCH,
+        *,
+        after: str = "",
+        until: str | None = None,
     ) -> Iterator[Batch]:
         """All comparisons, whatever their state, in order of id (which is order of creation).
 
         Edits are left out (nobody chose between two answers there), and everything by a worker who has withdrawn.
+
+        Args:
+            after, until: ids of comparisons; those between them, the second one too.
         """
-        table = tables.comparison
-        wanted = matching(
-            mode=(table.c.mode, mode), tranche=(table.c.tranche, tranche), study_id=(table.c.study_id, study_id)
-        )
-        wanted += [table.c.edit_of.is_(None), not_withdrawn(table.c.worker_id)]
+        wanted = _wanted(mode, tranche, study_id)
+        if until is not None:
+            wanted.append(tables.comparison.c.id <= until)
         with self._read() as connection:
             models = list(connection.scalars(select(tables.score.c.preference_model_id).distinct()))
         with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(self._batch, wanted, models, "", batch)
+            coming = ahead.submit(self._batch, wanted, models, after, batch)
             while (found := coming.result()).comparisons:
                 coming = ahead.submit(self._batch, wanted, models, found.comparisons[-1][0], batch)
                 yield found
+
+    def middle(
+        self,
+        mode: Mode | None = None,
+        tranche: Tranche | None = None,
+        study_id: str | None = None,
+        batch: int = BATCH,
+    ) -> str | None:
+        """The comparison at which about half the batches end, so that two readers read the same batches as one.
+
+        None: there are fewer than four batches, and a second reader would not be worth its start.
+        """
+        wanted, table = _wanted(mode, tranche, study_id), tables.comparison.c
+        with self._read() as connection:
+            count = connection.scalar(select(func.count()).select_from(tables.comparison).where(*wanted)) or 0
+            if count < 4 * batch:
+                return None
+            ends = select(table.id).where(*wanted).order_by(table.id).offset(count // (2 * batch) * batch - 1).limit(1)
+            return str(connection.scalar(ends))
 
     def _batch(self, wanted: list[ColumnElement[bool]], models: list[str], after: str, batch: int) -> Batch:
         table = tables.comparison
@@ -162,6 +185,12 @@ class Columns(Database):
                 _tuples(connection, _turns(select(table.c.conversation_id).where(here))),
                 {model: _tuples(connection, _scores(model).where(here)) for model in models},
             )
+
+
+def _wanted(mode: Mode | None, tranche: Tranche | None, study_id: str | None) -> list[ColumnElement[bool]]:
+    table = tables.comparison.c
+    wanted = matching(mode=(table.mode, mode), tranche=(table.tranche, tranche), study_id=(table.study_id, study_id))
+    return [*wanted, table.edit_of.is_(None), not_withdrawn(table.worker_id)]
 
 
 def _tuples(connection: Connection, statement: Any) -> list[tuple[Any, ...]]:
