@@ -12,8 +12,10 @@ import pytest
 
 from prefloop.config import QualitySettings
 from prefloop.quality import Rows, WorkerQuality, fit_noise, report_on, worker_quality
+from prefloop.quality.measures import agreeing, shared_judgments
 from prefloop.quality.text_facts import OwnTexts
 from prefloop.sandbox.workforce import FAULTS, HARD_TOPICS, Habits, simulate
+from prefloop.stats import excess_chances
 
 LIMITS = QualitySettings()
 
@@ -94,6 +96,24 @@ def test_hard_topics_lower_agreement_and_not_noise(planted: tuple[Rows, dict[str
     honest = [worker for name, worker in workers.items() if name.startswith("honest")]
     assert _value(workers["hard"], "agreement") < min(_value(worker, "agreement") for worker in honest)
     assert _value(workers["hard"], "noise") < _value(workers["random"], "noise") - 0.05
+
+
+def test_plain_agreement_blames_an_honest_worker_on_hard_topics_and_the_model_does_not(
+    planted: tuple[Rows, dict[str, WorkerQuality]],
+) -> None:
+    # disagreements of others with authors on their own comparisons, by the rule of the flags: a tenth above the
+    # others' share, with a chance below the level
+    rows, workers = planted
+    shared = shared_judgments(rows.judgments)
+    pairs, is_author = agreeing(shared), shared.worker == shared.author
+    count, author = len(rows.workers), shared.worker[is_author]
+    against = np.bincount(author, weights=(pairs.others - pairs.agreeing)[is_author], minlength=count).astype(np.int64)
+    tries = np.bincount(author, weights=pairs.others[is_author], minlength=count).astype(np.int64)
+    hard = list(workers).index("hard")
+    rest = (against.sum() - against[hard]) / (tries.sum() - tries[hard])
+    assert against[hard] / tries[hard] - rest >= LIMITS.least_difference
+    assert excess_chances(against, tries)[hard] < LIMITS.false_alarms / count
+    assert not _kinds(workers["hard"])
 
 
 def test_flags_fall_on_honest_workforces_as_rarely_as_stated() -> None:
