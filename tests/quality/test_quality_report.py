@@ -211,6 +211,12 @@ def test_all_grades_equal_have_no_alpha(one_store: Store) -> None:
     assert _value(report.agreement.raw) == 1.0
     assert report.agreement.raw.interval is not None
     assert report.agreement.raw.interval.low < 0.7  # six of six is not certainty: Wilson's lower end is 0.61
+    # two workers who always click A agree whatever they read: nothing is known of noise
+    unknown = [report.noise.typical, *(worker.noise for worker in report.workers)]
+    unknown += [part for tranche in report.items.tranches for part in (tranche.label_noise, tranche.ceiling)]
+    assert len(unknown) == 5
+    assert all("All 12 judgments" in part.unknown and part.interval is None for part in unknown)
+    assert all(worker.weight is None and not worker.flags for worker in report.workers)
 
 
 def test_one_conversation_gives_no_number(one_store: Store) -> None:

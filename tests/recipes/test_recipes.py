@@ -21,6 +21,7 @@ import pytest
 
 from prefloop.cli import main
 from prefloop.config import Config
+from prefloop.loop.cleanliness import CleanlinessRun
 from prefloop.loop.round import create_workspace
 from prefloop.loop.scan import ScanRun
 from prefloop.store.formats import import_file
@@ -36,6 +37,7 @@ FOLDERS = sorted(folder for folder in RECIPES.iterdir() if folder.is_dir())
 PAIRS = REPOSITORY / "tests" / "fixtures" / "hh_pairs.jsonl"
 
 STAGES: tuple[tuple[str, str, type[Config]], ...] = (
+    (r"cleanliness\.", "eval cleanliness", CleanlinessRun),
     (r"scan(_|\.|$)", "eval scan", ScanRun),
     (r"(lm|sft)(_|\.|$)", "train lm", LanguageRun),
     (r"pmp?(_|\.|$)", "train preference", PreferenceRun),
@@ -116,6 +118,22 @@ SCANS = (
         ["folds=2", "run.held_out_share=0.5", 'scans.Transfer between helpful and harmless.values=["helpful"]'],
         snapshot="",
     ),
+    Case(
+        "cleanliness_sandbox/scan.toml",
+        [
+            "run.held_out_share=0.4",
+            "run.pairs_per_step=8",
+            "scans.Base.values=[4, 6, 8]",
+            "scans.Rejection sampled.values=[4, 6, 8]",
+            'scans.Rejection sampled.also=["tranche=base"]',
+        ],
+        snapshot="",
+    ),
+)
+CLEANLINESS = Case(
+    "cleanliness_sandbox/cleanliness.toml",
+    ["seeds=[0]", "flipped=[0.3]", "folds=2", "gold_prompts=2", "run.held_out_share=0.4", "run.pairs_per_step=8"],
+    snapshot="",
 )
 
 
@@ -161,7 +179,7 @@ def test_settings_load(file: Path) -> None:
 
 
 def test_every_recipe_is_run_here() -> None:
-    run = {case.file for case in (*SANDBOX, *SCANS, *IN_PROCESS, *hh_cases(1))}
+    run = {case.file for case in (*SANDBOX, *SCANS, *IN_PROCESS, CLEANLINESS, *hh_cases(1))}
     assert run == {name_of(file) for file in FILES}
 
 
@@ -265,6 +283,28 @@ def test_a_small_scan_by_the_real_command(
     assert (Path(result["run"]) / "report.html").is_file()
     for scan in result["scans"].values():
         assert all(math.isfinite(point["loss"]["value"]) for point in scan["points"])
+
+
+def test_a_small_workforce_is_made_and_treated(tmp_path: Path) -> None:
+    collect = RECIPES / "cleanliness_sandbox" / "collect.py"
+    made = ["--workers", "12", "--comparisons", "4", "--overlap", "1"]
+    for command in (
+        [str(collect), str(tmp_path / "w"), *made],
+        ["-m", "prefloop", *arguments(CLEANLINESS, Workspace(tmp_path / "w"))],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    names = {treatment["name"] for treatment in found["treatments"]}
+    assert {"as they are", "30% flipped", "30% flipped, suspected dropped", "workers weighted"} <= names
+    assert any(name.startswith("rejection sampled alone") for name in names)
+    assert all(math.isfinite(treatment["accuracy"]["value"]) for treatment in found["treatments"])
 
 
 def test_two_steps_on_real_pairs(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,17 @@ def agreement(judgments: Judgments, seed: int) -> Agreement:
     )
 
 
+def why_one_sided(shared: Judgments) -> str:
+    """Why agreement tells nothing of noise: all shared judgments prefer one side. Empty: they do not."""
+    if len(shared) == 0 or shared.preferred_a.any() != shared.preferred_a.all():
+        return ""
+    side = "A" if shared.preferred_a.all() else "B"
+    return (
+        f"All {len(shared)} judgments on comparisons that several workers judged prefer side {side}; whether they saw "
+        "the same or clicked the same cannot be told."
+    )
+
+
 class Agreeing(NamedTuple):
     """For each judgment: with how many others of the same comparison it agrees, and how many others there are."""
 

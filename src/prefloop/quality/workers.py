@@ -42,6 +42,8 @@ def fit_noise(judgments: Judgments) -> Noise:
     """Noise of every worker; comparisons of one author in one mode share their difficulty (people keep to topics)."""
     usable = judgments.where(judgments.by_someone & ~judgments.are_identical)
     topics = usable.author * 2 + usable.mode
+    if why_none := measures.why_one_sided(measures.shared_judgments(judgments)):
+        return Noise(None, why_none)
     try:
         return Noise(reliability(usable.worker, usable.comparison, usable.preferred_a, topics))
     except DataError as error:
