@@ -19,7 +19,7 @@ from prefloop.quality.reading import Part, read_rows
 from prefloop.quality.rows import MODES, Ints, Rows
 from prefloop.quality.text_facts import TextFacts
 from prefloop.quality.verdict import closed_gate, verdict
-from prefloop.quality.workers import fit_noise, worker_quality
+from prefloop.quality.workers import noise_fit, worker_quality
 from prefloop.schema import Mode, Tranche, Worker
 from prefloop.store import Store
 
@@ -73,13 +73,13 @@ def report_on(
     Args:
         people: workers by id.
         names: of snapshots and studies by id.
-        helper: another process, which looks through the texts meanwhile.
+        helper: another process, which looks through the texts and fits the workers' noise meanwhile.
     """
     judgments, asked = rows.judgments, (rows.openings, rows.turns, seed)
     texts = partial(TextFacts.of, *asked) if helper is None else helper.submit(TextFacts.of, *asked).result
     counts = measures.counts(rows, seed)
     by_mode = {mode: judgments.where(judgments.mode == code) for code, mode in enumerate(MODES)}
-    noise = fit_noise(judgments)
+    fitted = noise_fit(judgments, helper)
     both, first_token = "both replies being complete", "the first token"
     report = QualityReport(
         scope=scope,
@@ -96,10 +96,10 @@ def report_on(
         too_fast=measures.too_fast(judgments, limits.fastest_characters_per_second, seed),
         drift=drift(rows, names or {}, limits),
         concentration=measures.concentration(judgments, seed),
-        noise=noise.model(),
         flag_rules=flag_rules(limits, counts.workers),
         duplicates=measures.duplicates(rows, (facts := texts()).near, seed),
         items=item_report(rows, facts, names or {}, limits, seed),
+        noise=(noise := fitted()).model(),
         workers=worker_quality(rows, people, noise, facts.own, limits),
     )
     findings = verdict(report, limits)

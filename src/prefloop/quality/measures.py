@@ -147,9 +147,10 @@ def with_researchers(judgments: Judgments, researchers: Ints, seed: int) -> Rese
     Args:
         researchers: their worker codes.
     """
-    usable = judgments.where(judgments.by_someone & ~judgments.are_identical)
-    is_theirs = np.isin(usable.worker, researchers)
-    theirs, others = usable.where(is_theirs), usable.where(~is_theirs)
+    is_theirs = np.isin(judgments.worker, researchers)
+    usable = judgments.by_someone & ~judgments.are_identical
+    theirs = judgments.where(usable & is_theirs)
+    others = judgments.where(usable & ~is_theirs & np.isin(judgments.comparison, theirs.comparison))
     order = np.argsort(others.comparison, kind="stable")
     begin, end = (np.searchsorted(others.comparison[order], theirs.comparison, side=side) for side in ("left", "right"))
     first = theirs.where(np.repeat(np.arange(len(theirs)), end - begin))

@@ -259,8 +259,7 @@ class _Reader:
             for part in parts:
                 for column, number in _NUMBERED.items():
                     if column in part:
-                        named = part[column] != NOBODY
-                        part[column] = np.where(named, code[number][part[column]] if len(named) else 0, NOBODY)
+                        part[column] = np.append(code[number], NOBODY)[part[column]]  # NOBODY is the last place
                 if what == "comparisons":
                     part["opening"] = np.array([self.opening_of[one] for one in part["conversation"].tolist()])
                 else:

@@ -6,7 +6,9 @@ items taken out; agreement stands beside it, for comparison. Nothing is ever lef
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -40,15 +42,27 @@ class Noise(NamedTuple):
 
 def fit_noise(judgments: Judgments) -> Noise:
     """Noise of every worker; comparisons of one author in one mode share their difficulty (people keep to topics)."""
+    return noise_fit(judgments)()
+
+
+def noise_fit(judgments: Judgments, helper: Executor | None = None) -> Callable[[], Noise]:
+    """The same to be had later; with a `helper`, another process, it is begun at once."""
+    shared = measures.shared_judgments(judgments)
+    if why_none := measures.why_one_sided(shared):
+        return partial(Noise, None, why_none)
     usable = judgments.where(judgments.by_someone & ~judgments.are_identical)
     topics = usable.author * 2 + usable.mode
-    if why_none := measures.why_one_sided(measures.shared_judgments(judgments)):
-        return Noise(None, why_none)
+    columns = (usable.worker, usable.comparison, usable.preferred_a, topics)
+    why_none = "" if len(shared) else measures.why_no_overlap(judgments)
+    return partial(_fit, columns, why_none) if helper is None else helper.submit(_fit, columns, why_none).result
+
+
+def _fit(columns: tuple[Ints, Ints, Flags, Ints], why_none: str) -> Noise:
+    """The fit; `why_none` where nobody judged what another one judged."""
     try:
-        return Noise(reliability(usable.worker, usable.comparison, usable.preferred_a, topics))
+        return Noise(reliability(*columns))
     except DataError as error:
-        has_overlap = len(measures.shared_judgments(judgments)) > 0
-        return Noise(None, str(error) if has_overlap else measures.why_no_overlap(judgments))
+        return Noise(None, why_none or str(error))
 
 
 def worker_quality(
