@@ -132,7 +132,7 @@ SCANS = (
 )
 CLEANLINESS = Case(
     "cleanliness_sandbox/cleanliness.toml",
-    ["seeds=[0]", "flipped=[0.3]", "folds=2", "gold_prompts=2", "run.held_out_share=0.4", "run.pairs_per_step=8"],
+    ["flipped=[0.3]", "gold_prompts=2", "run.held_out_share=0.4", "run.pairs_per_step=8"],
     snapshot="",
 )
 
