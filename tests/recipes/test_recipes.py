@@ -288,23 +288,24 @@ def test_a_small_scan_by_the_real_command(
 def test_a_small_workforce_is_made_and_treated(tmp_path: Path) -> None:
     collect = RECIPES / "cleanliness_sandbox" / "collect.py"
     made = ["--workers", "12", "--comparisons", "4", "--overlap", "1"]
-    for command in (
-        [str(collect), str(tmp_path / "w"), *made],
-        ["-m", "prefloop", *arguments(CLEANLINESS, Workspace(tmp_path / "w"))],
-    ):
-        done = subprocess.run(
-            [sys.executable, *command],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    _printed([str(collect), str(tmp_path / "w"), *made])
+    found = json.loads(_printed(["-m", "prefloop", *arguments(CLEANLINESS, Workspace(tmp_path / "w"))]))
     names = {treatment["name"] for treatment in found["treatments"]}
     assert {"as they are", "30% flipped", "30% flipped, suspected dropped", "workers weighted"} <= names
     assert any(name.startswith("rejection sampled alone") for name in names)
     assert all(math.isfinite(treatment["accuracy"]["value"]) for treatment in found["treatments"])
+
+
+def _printed(words: list[str]) -> str:
+    done = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_two_steps_on_real_pairs(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
