@@ -38,7 +38,8 @@ from prefloop.sandbox.tiny import CHAT_MODEL, tiny_model
 from prefloop.schema import Message, PreferencePair, SamplingSettings, Tranche
 from prefloop.store import Store
 from prefloop.train.lessons import usable_pairs
-from prefloop.train.preference import PreferenceRun, start_model, train_preference
+from prefloop.train.preference import start_model, train_preference
+from prefloop.train.preference_settings import PreferenceRun
 from prefloop.workspace import Workspace
 
 _CURVE = (0.25, 0.5)
