@@ -48,7 +48,6 @@ from prefloop.losses import (
 )
 from prefloop.models.checkpoint import latest_checkpoint, save_checkpoint
 from prefloop.models.language import save_model
-from prefloop.models.lean import is_lean
 from prefloop.models.memory import release_free_memory
 from prefloop.models.responses import encode_prompts
 from prefloop.runs import RunFolder
@@ -59,14 +58,15 @@ from prefloop.train.policy_report import write_report
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.policy_setup import (
     PromptOrder,
+    learned_models,
     learning_rate_factor,
     load_models,
     prompts_fingerprint,
+    require_processes,
     room_tokens,
     run_device,
     run_workers,
     score_scale,
-    value_model,
 )
 from prefloop.train.ppo_update import Learner, TrainingBatch, plan_minibatches
 from prefloop.train.processes import Processes
@@ -111,6 +111,7 @@ def train_policy(
         TrainingError: a loss or a gradient is not finite; the last checkpoint stays.
     """
     processes = Processes.of_environment()
+    require_processes(run, processes)
     device = run_device(run.device)
     models = load_models(run, device)
     watching = Gauges.load(run.watching_preference_models, run.row_tokens, device)
@@ -169,14 +170,8 @@ def train_policy(
         alarms = Alarms(snapshots[0].reply_tokens, snapshots[0].stopped, run.dtype, state["alarms"])
         if checkpoint is None:
             ring(0, 0, alarms.check_start(left_out, len(prompts), room, run.max_response_tokens))
-        value = value_model(run, models, mean, std)
-        if run.dtype == "bfloat16" and device.type == "cpu":
-            for model in (models.policy, value.trunk):  # torch's fused attention is slow in bfloat16 there
-                if not is_lean(model.base_model):
-                    model.set_attn_implementation("eager")
         learner = Learner(
-            models.policy,
-            value,
+            *learned_models(run, models, mean, std, processes),
             clip=run.clip,
             value_clip=run.value_clip,
             max_gradient_norm=run.max_gradient_norm,
@@ -185,6 +180,8 @@ def train_policy(
         )
         if checkpoint is not None:
             learner.load(checkpoint, state["optimizers"])
+            if run.shard:
+                learner.give_policy(models.policy)
 
         bar = progress(range(state["batch"], batches), initial=state["batch"], total=batches, desc=f"train {run.name}")
         for index in bar:
@@ -226,6 +223,8 @@ def train_policy(
             if index >= run.value_warmup_batches:
                 jobs.append(partial(learner.update_policy, plan, batch, run.learning_rate * rate))
             updates = workers.run(*jobs)
+            if run.shard:
+                learner.give_policy(models.policy)  # sampling takes whole weights
             clock.lap("update")
 
             done = index + 1

@@ -61,6 +61,9 @@ class PolicyRun(Config):
     tokens_per_forward: int = Field(
         1024, ge=16, description="bounds memory; on a CPU parts that fit the cache are fast"
     )
+    shard: bool = Field(
+        False, description="split policy and value model over the processes of torchrun (FSDP2); saved whole"
+    )
     workers: int = Field(0, ge=0, description="jobs side by side on a CPU; 0 takes 2 where there are 2 cores")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the products in forwards and updates; weights and sampling stay in float32"

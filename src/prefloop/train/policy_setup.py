@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from prefloop.errors import ConfigError, ModelError
 from prefloop.models.adapters import add_lora, sharing_copy
 from prefloop.models.checkpoint import Checkpoint
 from prefloop.models.language import load_language_model, window_tokens
+from prefloop.models.lean import is_lean
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import Prompt, same_tokens
 from prefloop.models.trie import require_exact
@@ -21,6 +24,7 @@ from prefloop.models.value import Lora, ValueModel
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.processes import Processes
 from prefloop.train.rollout import Models, Workers, derived_seed
+from prefloop.train.sharding import shard
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +117,42 @@ def value_model(run: PolicyRun, models: Models, mean: float, std: float) -> Valu
     return ValueModel.from_policy(models.reference, lora)
 
 
+def require_processes(run: PolicyRun, processes: Processes) -> None:
+    """Whether these processes can do the run, before anything is loaded.
+
+    Errors:
+        ConfigError: `shard` with one process or with LoRA, or a batch of fewer prompts than processes.
+    """
+    if run.shard and processes.count == 1:
+        raise ConfigError("shard = true needs several processes; start the run with torchrun, or set it to false.")
+    if run.shard and run.lora_rank:
+        raise ConfigError(
+            f"shard = true goes without lora_rank (now {run.lora_rank}): adapters are small; set one of them to 0."
+        )
+    prompts = run.episodes_per_batch // run.samples_per_prompt
+    if prompts < processes.count:
+        raise ConfigError(
+            f"episodes_per_batch = {run.episodes_per_batch} at samples_per_prompt = {run.samples_per_prompt} is a "
+            f"batch of {prompts} prompts, which {processes.count} processes cannot share; raise the first."
+        )
+
+
+def learned_models(run: PolicyRun, models: Models, mean: float, std: float, processes: Processes) -> tuple[Any, Any]:
+    """The policy and the value model that learn. With `run.shard` split, the policy beside the one that samples."""
+    policy, value = models.policy, value_model(run, models, mean, std)
+    if run.dtype == "bfloat16" and policy.device.type == "cpu":
+        for model in (policy, value.trunk):  # torch's fused attention is slow in bfloat16 there
+            if not is_lean(model.base_model):
+                model.set_attn_implementation("eager")
+    for trunk in (policy.base_model, value.trunk):
+        trunk.get_input_embeddings().padding_idx = None  # a PAD that was sampled is a token that learns like others
+    if run.shard:
+        policy = copy.deepcopy(policy)
+        shard(policy.base_model, processes, policy.get_output_embeddings())
+        shard(value.trunk, processes)
+    return policy, value
+
+
 def room_tokens(run: PolicyRun, models: Models, *watching: PreferenceModel) -> int:
     """What is left for a prompt in the windows of policy and PMs.
 
@@ -131,7 +171,7 @@ def room_tokens(run: PolicyRun, models: Models, *watching: PreferenceModel) -> i
 
 
 def run_device(name: str) -> torch.device:
-    """The device of the setting; 'auto' is a GPU where there is one.
+    """The device of the setting; 'auto' is a GPU where there is one, and under torchrun each process has its own.
 
     Errors:
         ConfigError: a GPU is asked for and there is none.
@@ -140,6 +180,9 @@ def run_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device = {name!r}, and this machine has no GPU that torch can use; set device = 'cpu'.")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+        torch.cuda.set_device(name)
     return torch.device(name)
 
 

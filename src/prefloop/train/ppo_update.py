@@ -25,6 +25,14 @@ from prefloop.models.responses import PackedResponses, pack_responses, response_
 from prefloop.models.value import ValueModel
 from prefloop.train.processes import Processes
 from prefloop.train.rollout import Budget, Rollout
+from prefloop.train.sharding import (
+    clip_gradients,
+    is_sharded,
+    put_optimizer_state,
+    put_state,
+    whole,
+    whole_state,
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class Learner:
     """Policy and value model with their optimisers.
 
     Args:
-        policy: a causal LM, trained in place.
+        policy: a causal LM, trained in place; it and the value model may be split over the processes.
         autocast: makes the context of each forward.
         processes: with whom the parts of a minibatch are shared; then both updates come one after the other.
     """
@@ -131,9 +139,11 @@ class Learner:
         self._processes = processes or Processes()
         self._clip, self._value_clip, self._max_gradient_norm = clip, value_clip, max_gradient_norm
         self._autocast = autocast
+        self._is_split = is_sharded(policy)
+        how: dict[str, Any] = {"foreach": False} if self._is_split else {}  # which takes no mixture of split and whole
         self._optimizers = {
-            "policy": torch.optim.Adam(policy.parameters(), lr=0.0, eps=1e-5),
-            "value": torch.optim.Adam(value.parameters(), lr=0.0, eps=1e-5),
+            "policy": torch.optim.Adam(policy.parameters(), lr=0.0, eps=1e-5, **how),
+            "value": torch.optim.Adam(value.parameters(), lr=0.0, eps=1e-5, **how),
         }
 
     def update_policy(self, plan: Sequence[MiniBatch], batch: TrainingBatch, learning_rate: float) -> PolicyUpdate:
@@ -146,7 +156,7 @@ class Learner:
         loss_sum = clipped = moved = norm_sum = ratio_first_error = 0.0
         for step, minibatch in enumerate(plan):
             loss = 0.0
-            for packed, episodes in self._processes.share(minibatch.parts):
+            for (packed, episodes), counts in self._own(minibatch):
                 with self._autocast():
                     logps = response_logps(self.policy, packed)
                 terms = policy_loss(
@@ -157,7 +167,9 @@ class Learner:
                     self._clip,
                     minibatch.tokens,
                 )
-                terms.loss.backward()  # type: ignore[no-untyped-call]
+                (terms.loss * float(counts)).backward()  # type: ignore[no-untyped-call]
+                if not counts:
+                    continue
                 loss += terms.loss.item()
                 clipped += terms.clipped_tokens.item()
                 moved += terms.moved_kl.item()
@@ -183,7 +195,7 @@ class Learner:
         loss_sum = clipped = norm_sum = 0.0
         for minibatch in plan:
             loss = 0.0
-            for packed, episodes in self._processes.share(minibatch.parts):
+            for (packed, episodes), counts in self._own(minibatch):
                 with self._autocast():
                     values = self.value(packed)
                 terms = value_loss(
@@ -194,7 +206,9 @@ class Learner:
                     self._value_clip,
                     minibatch.tokens,
                 )
-                terms.loss.backward()  # type: ignore[no-untyped-call]
+                (terms.loss * float(counts)).backward()  # type: ignore[no-untyped-call]
+                if not counts:
+                    continue
                 loss += terms.loss.item()
                 clipped += terms.clipped_tokens.item()
             (loss,) = self._processes.summed(loss)
@@ -204,30 +218,43 @@ class Learner:
         (clipped,) = self._processes.summed(clipped)
         return ValueUpdate(loss_sum / len(plan), clipped / tokens, norm_sum / len(plan))
 
+    def _own(self, minibatch: MiniBatch) -> list[tuple[MicroBatch, bool]]:
+        """This process' parts, and whether each counts: one that does not is computed for company alone."""
+        return self._processes.even(self._processes.share(minibatch.parts), minibatch.parts[0])
+
+    @torch.no_grad()
+    def give_policy(self, other: Any) -> None:
+        """Copies the policy's weights, whole, into another model of its kind. All processes call it together."""
+        theirs = other.state_dict()
+        for name, value in self.policy.state_dict().items():
+            theirs[name].copy_(whole(value))
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and optimiser states as tensors and JSON: `load` takes both back."""
+        """Weights and optimiser states, whole, as tensors and JSON: `load` takes both back."""
         tensors: dict[str, Tensor] = {}
         facts: dict[str, Any] = {}
         for name, model in (("policy", self.policy), ("value", self.value)):
             kept: dict[int, str] = {}  # tied weights are saved once, under their first name
-            for key, value in trained_state(model).items():
+            for key, value in whole_state(trained_state(model)).items():
                 if kept.setdefault(value.data_ptr(), key) == key:
                     tensors[f"{name}.{key}"] = value
             slots, facts[name] = optimizer_state(self._optimizers[name])
-            tensors |= {f"{name}_optimizer.{key}": value for key, value in slots.items()}
+            tensors |= {f"{name}_optimizer.{key}": value for key, value in whole_state(slots).items()}
         return tensors, facts
 
     def load(self, checkpoint: Checkpoint, facts: dict[str, Any]) -> None:
         """Puts back what `state` gave."""
         for name, model in (("policy", self.policy), ("value", self.value)):
-            model.load_state_dict(model.state_dict() | checkpoint.part(name))
+            put_state(model, checkpoint.part(name))
             load_optimizer_state(self._optimizers[name], checkpoint.part(f"{name}_optimizer"), facts[name])
+            put_optimizer_state(self._optimizers[name])
 
     def _step(self, name: Literal["policy", "value"], loss: float, learning_rate: float) -> float:
         """Clips the gradient, checks it, steps; returns its norm before clipping."""
         model, optimizer = getattr(self, name), self._optimizers[name]
         self._processes.sum_gradients(model.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self._max_gradient_norm).item()
+        clip = clip_gradients if self._is_split else torch.nn.utils.clip_grad_norm_
+        norm = float(clip(model.parameters(), self._max_gradient_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             optimizer.zero_grad()
             setting = "learning_rate" if name == "policy" else "value_learning_rate"

@@ -35,7 +35,6 @@ from prefloop.models.checkpoint import (
     save_checkpoint,
 )
 from prefloop.models.preference import PreferenceModel, conversation_key
-from prefloop.models.trie import take_trie_attention
 from prefloop.runs import RunFolder
 from prefloop.schema import PreferencePair
 from prefloop.train.lessons import Lessons, read_worker_weights, usable_pairs
@@ -118,7 +117,6 @@ def train_preference(
     if run.shard:
         if output is not None or run.lora_rank or not model.shares_beginnings:
             raise ConfigError("shard goes with causal models, without language_weight and lora_rank; set it to false.")
-        take_trie_attention(model.trunk, even_if_lean=True)
         shard(model.trunk, processes)
     optimizer = optimizer_of(model, run)
     if checkpoint is not None:

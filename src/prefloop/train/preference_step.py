@@ -95,10 +95,7 @@ def backward(
         size = sum(len(one.ids.chosen) + len(one.ids.rejected) for one in lessons)
         tokens_per_forward = min(tokens_per_forward, -(-size // processes.count))
     parts = list(_parts(lessons, tokens_per_forward))
-    own = processes.share(parts)
-    idle = -(-len(parts) // processes.count) - len(own)
-    for part in [*own, *[parts[0]] * idle]:
-        is_idle = len(scored) == len(own)  # computed for company: counts for nothing
+    for part, counts in processes.even(processes.share(parts), parts[0]):
         batch = model.pack([ids for lesson in part for ids in (lesson.ids.chosen, lesson.ids.rejected)])
         with torch.autocast(model.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             if output is None:
@@ -112,8 +109,8 @@ def backward(
         language_loss = language_loss / len(lessons)
         penalty = centring_penalties(scores[0::2], scores[1::2]).sum() / len(lessons)
         whole = loss + language_weight * language_loss + centring * penalty
-        (whole * (0.0 if is_idle else 1.0)).backward()  # type: ignore[no-untyped-call]
-        if is_idle:
+        (whole * float(counts)).backward()  # type: ignore[no-untyped-call]
+        if not counts:
             continue
         total_loss += loss.item()
         total_language += language_loss.item()

@@ -1,9 +1,9 @@
 """Several processes that train one model, as `torchrun` starts them. Knows no model and no loss.
 
-Every process holds all models. Of each batch it samples and scores its share of the prompts; all see the whole batch
-then, so advantages are whitened over all of it. Of each minibatch it computes its share of the parts; the gradients,
-already divided by the tokens of the whole minibatch, are summed, so a step is that of one process up to rounding.
-One process alone needs nothing of this and pays nothing for it.
+Every process holds all models, or its part of those that `sharding` split. Of each batch it samples and scores its
+share of the prompts; all see the whole batch then, so advantages are whitened over all of it. Of each minibatch it
+computes its share of the parts; the gradients, already divided by the tokens of the whole minibatch, are summed, so a
+step is that of one process up to rounding. One process alone needs nothing of this and pays nothing for it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ class Processes:
 
     @classmethod
     def of_environment(cls) -> Processes:
-        """As torchrun set the environment, joined over gloo (the models' own device does not matter to it)."""
+        """As torchrun set the environment, joined over gloo; what GPUs send one another (split weights) over NCCL."""
         if not dist.is_available() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("gloo")
+            has_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+            dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpus else "gloo")
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -60,11 +61,19 @@ class Processes:
         total = sum(map(len, parts))
         return [parts[place % self.count][place // self.count] for place in range(total)]
 
+    def even(self, own: Sequence[_T], filler: _T) -> list[tuple[_T, bool]]:
+        """The own items, and the filler so often that all processes have as many; False where it fills.
+
+        For forwards of split models, which no process can do alone: what a filler gives counts for nothing.
+        """
+        most = int(self.largest(len(own)))
+        return [*((item, True) for item in own), *((filler, False) for _ in range(most - len(own)))]
+
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Sums the gradients of all processes in place, in one message; a missing one counts as 0."""
-        if self.count == 1:
-            return
         wanted = [one for one in parameters if one.requires_grad and not isinstance(one, DTensor)]  # those have theirs
+        if self.count == 1 or not wanted:
+            return
         flat = torch.cat(
             [(torch.zeros_like(one) if one.grad is None else one.grad).flatten().cpu().float() for one in wanted]
         )

@@ -179,7 +179,7 @@ def collect(
 
     def valued(own: slice) -> Tensor:
         with autocast():
-            return _all_values(value, ids[own], responses[own], budget)
+            return _all_values(value, ids[own], responses[own], budget, processes)
 
     forwards: list[Callable[[slice], Any]] = [reference, valued, partial(scored, models.preference_model)]
     if models.held_out is not models.preference_model:
@@ -233,11 +233,14 @@ def derived_seed(*parts: int | str) -> int:
 
 @torch.no_grad()
 def _all_values(
-    value: ValueModel, prompts: list[list[int]], responses: list[list[int]], budget: Budget
+    value: ValueModel, prompts: list[list[int]], responses: list[list[int]], budget: Budget, processes: Processes
 ) -> Float[Tensor, " token"]:
     device = value.head.weight.device
-    parts = []
-    for part in token_parts(prompts, responses, budget.tokens_per_forward):
+    found = []
+    parts = list(token_parts(prompts, responses, budget.tokens_per_forward))
+    for part, counts in processes.even(parts, parts[0]):  # the value model may be split
         packed = pack_responses([prompts[i] for i in part], [responses[i] for i in part], budget.row_tokens)
-        parts.append(value(packed.to(device)).cpu())
-    return torch.cat(parts)
+        values = value(packed.to(device)).cpu()
+        if counts:
+            found.append(values)
+    return torch.cat(found)
