@@ -190,7 +190,9 @@ class Columns(Database):
 def _wanted(mode: Mode | None, tranche: Tranche | None, study_id: str | None) -> list[ColumnElement[bool]]:
     table = tables.comparison.c
     wanted = matching(mode=(table.mode, mode), tranche=(table.tranche, tranche), study_id=(table.study_id, study_id))
-    return [*wanted, table.edit_of.is_(None), not_withdrawn(table.worker_id)]
+    # SQLite would look IS NULL up in the unique index, and so go through all comparisons for each batch
+    is_no_edit = func.coalesce(table.edit_of, "") == ""
+    return [*wanted, is_no_edit, not_withdrawn(table.worker_id)]
 
 
 def _tuples(connection: Connection, statement: Any) -> list[tuple[Any, ...]]:
