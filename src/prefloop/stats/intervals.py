@@ -27,7 +27,7 @@ LEVEL = 0.95
 RESAMPLES = 1000
 UNBOUNDED = (-np.inf, np.inf)
 SHARE = (0.0, 1.0)
-_CHUNK_CELLS = 4_000_000  # resamples x clusters held at once, 32 MB
+_CHUNK_CELLS = 500_000  # resamples x clusters held at once, 4 MB, which a processor's cache holds
 _MOST_CLUSTERS = 10_000
 
 
@@ -249,7 +249,7 @@ def resampled_sums(sums: Floats, resamples: int, generator: np.random.Generator)
     """
     clusters = len(sums)
     rows, counts = _distinct(sums)
-    if len(rows) <= clusters // 2:
+    if len(rows) <= min(clusters // 2, _MOST_CLUSTERS):
         return _chunked(
             resamples, len(rows), lambda size: generator.multinomial(clusters, counts / clusters, size=size), rows
         )
