@@ -1,6 +1,6 @@
 """Fills a new workspace with judgments of simulated workers, some of whom judge badly: what cleanliness.toml reads.
 
-    python recipes/cleanliness_sandbox/collect.py WORKSPACE [--workers 24] [--comparisons 50] [--overlap 1.0] [--seed 0]
+    python recipes/cleanliness_sandbox/collect.py WORKSPACE [--workers 24] [--comparisons 80] [--overlap 1.0] [--seed 0]
 
 Two replies of the built-in model to each prompt; in the second half of each worker's comparisons each reply is the best
 of four by the pre-trained preference model (tranche rejection_sampled). One worker in twelve gives random grades, one
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--workers", type=int, default=24)
-    parser.add_argument("--comparisons", type=int, default=50, help="of each worker's own")
+    parser.add_argument("--comparisons", type=int, default=80, help="of each worker's own")
     parser.add_argument("--overlap", type=float, default=1.0, help="second opinions on a comparison, on average")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -201,6 +201,12 @@ def test_a_folder_that_is_no_workspace(tmp_path: Path) -> None:
     one_sentence(prefloop("quality", "--workspace", tmp_path), str(tmp_path), "prefloop init")
 
 
+def test_a_report_on_a_study_or_by_a_model_that_is_not_there(workspace: Path) -> None:
+    one_sentence(prefloop("quality", "--study", "pilot", "--workspace", workspace), "pilot", "there are: none")
+    one_sentence(prefloop("quality", "--pm", "judge", "--workspace", workspace), "judge")
+    one_sentence(prefloop("quality", "--pm", "base", "--workspace", workspace), "base", "gives no scores")
+
+
 def test_a_workspace_is_not_made_twice(workspace: Path) -> None:
     one_sentence(prefloop("init", workspace), "exists")
 

@@ -64,9 +64,13 @@ def test_changes_are_taken_pair_by_pair_and_held_against_predictions() -> None:
     assert found.curve is not None
     slope = 0.05 / math.log(2)
     assert found.curve.slope.value == pytest.approx(slope)
-    assert worse.predicted == pytest.approx(slope * 2 * math.log(0.6))
+    assert worse.predicted is not None
+    assert mended.predicted is not None
+    assert worse.predicted.value == pytest.approx(slope * 2 * math.log(0.6))
+    assert worse.predicted.low <= worse.predicted.value <= worse.predicted.high  # of a falling factor the ends change
+    assert worse.predicted.low == pytest.approx(found.curve.slope.high * 2 * math.log(0.6))
     # 360 pairs with 12% wrong beside 400 with 20% wrong: ln(360/400) + 2 ln(0.76/0.6)
-    assert mended.predicted == pytest.approx(slope * (math.log(0.9) + 2 * math.log(0.76 / 0.6)))
+    assert mended.predicted.value == pytest.approx(slope * (math.log(0.9) + 2 * math.log(0.76 / 0.6)))
     assert mended.change is not None
     assert mended.change.value == pytest.approx(0.1)
     assert weighted.predicted is None

@@ -94,19 +94,19 @@ def test_who_repeats_their_words_writes_with_less_variety(one_store: Store) -> N
 
 
 def test_researchers_and_workers_by_hand() -> None:
-    rows = simulate([Habits(), Habits()], 2, 0.0, seed=0, are_texts_drawn=False)
-    # worker 1 is a researcher; on four comparisons: yes yes, yes no, no no, no no
-    judgments = rows.judgments.where(np.array([0, 0, 1, 1, 2, 2, 3, 3]))
+    rows = simulate([Habits(), Habits()], 4, 0.0, seed=0, are_texts_drawn=False)
+    # worker 1 is a researcher; on four comparisons, and on four others alike: yes yes, yes no, no no, no no
+    judgments = rows.judgments.where(np.repeat(np.arange(8), 2))
     judgments = replace(
         judgments,
-        comparison=np.repeat(np.arange(4), 2),
-        conversation=np.repeat(np.arange(4), 2),
-        worker=np.tile([0, 1], 4),
-        preferred_a=np.array([1, 1, 0, 1, 0, 0, 0, 0], dtype=np.bool_),
-        grade=np.array([1, 2, 6, 3, 7, 8, 8, 5]),
+        comparison=np.repeat(np.arange(8), 2),
+        conversation=np.repeat(np.arange(8), 2),
+        worker=np.tile([0, 1], 8),
+        preferred_a=np.tile([1, 1, 0, 1, 0, 0, 0, 0], 2).astype(np.bool_),
+        grade=np.tile([1, 2, 6, 3, 7, 8, 8, 5], 2),
     )
     found = with_researchers(judgments, np.array([1]), seed=0)
-    assert found.pairs == 4
+    assert found.pairs == 8
     assert found.raw.interval is not None
     assert found.kappa_side.interval is not None
     assert found.raw.interval.value == 0.75

@@ -92,73 +92,72 @@ def _numbers(facts: object) -> Sequence[float]:
 
 def test_counts_and_shares_by_hand(store: Store) -> None:
     desk = _Desk(store)
-    first, second, third = (desk.compare(f"Opening {i}", ("long reply", "short")) for i in range(3))
-    desk.compare("Not judged", ("x", "y"))
-    fourth = desk.compare("Red", ("mean", "nasty words"), Mode.RED_TEAM)
-    store.void_comparison(desk.compare("Broken", ("x", "y")), "the model server failed")
-    desk.judge(first, 0, 1)
-    desk.judge(first, 1, 2)
-    mistake = desk.judge(second, 0, 1)
-    desk.judge(second, 0, 5, revises=mistake)
-    desk.judge(second, 1, 3)
-    desk.judge(third, 0, 8, seconds=2.0)
-    desk.judge(fourth, 0, 7, seconds=32.0)
+    for part in "abc":  # one scene, three times with other words: shares are those of one, counts three times as many
+        first, second, third = (desk.compare(f"Opening {part}{i}", ("long reply", "short")) for i in range(3))
+        desk.compare(f"Not judged {part}", ("x", "y"))
+        fourth = desk.compare(f"Red {part}", ("mean", "nasty words"), Mode.RED_TEAM)
+        store.void_comparison(desk.compare(f"Broken {part}", ("x", "y")), "the model server failed")
+        desk.judge(first, 0, 1)
+        desk.judge(first, 1, 2)
+        mistake = desk.judge(second, 0, 1)
+        desk.judge(second, 0, 5, revises=mistake)
+        desk.judge(second, 1, 3)
+        desk.judge(third, 0, 8, seconds=2.0)
+        desk.judge(fourth, 0, 7, seconds=32.0)
     report = quality_report(store)
     counts = report.counts
-    assert counts.comparisons == {"open": 1, "judged": 4, "void": 1}
-    assert [(reason.reason, reason.comparisons) for reason in counts.void_reasons] == [("the model server failed", 1)]
-    assert (counts.judgments, counts.corrected, counts.imported, counts.workers, counts.conversations) == (
-        6,
-        1,
-        0,
-        2,
-        6,
-    )
-    assert counts.by_tranche == {Tranche.BASE: 6, Tranche.REJECTION_SAMPLED: 0, Tranche.ONLINE: 0}
-    assert counts.by_mode == {Mode.HELPFUL: 5, Mode.RED_TEAM: 1}
-    assert counts.by_grade == {1: 1, 2: 1, 3: 1, 4: 0, 5: 1, 6: 0, 7: 1, 8: 1}
+    assert counts.comparisons == {"open": 3, "judged": 12, "void": 3}
+    assert [(reason.reason, reason.comparisons) for reason in counts.void_reasons] == [("the model server failed", 3)]
+    found = (counts.judgments, counts.corrected, counts.imported, counts.workers, counts.conversations)
+    assert found == (18, 3, 0, 2, 18)
+    assert counts.by_tranche == {Tranche.BASE: 18, Tranche.REJECTION_SAMPLED: 0, Tranche.ONLINE: 0}
+    assert counts.by_mode == {Mode.HELPFUL: 15, Mode.RED_TEAM: 3}
+    assert counts.by_grade == {1: 3, 2: 3, 3: 3, 4: 0, 5: 3, 6: 0, 7: 3, 8: 3}
     assert _value(counts.void_share) == pytest.approx(1 / 5)  # of four judged and one void
     assert _value(counts.weakest_share) == pytest.approx(1 / 6)  # the correction to grade 5
-    # agreement: the first comparison a a, the second b a: one of two pairs; without the weakest only the first is left
-    assert report.agreement.comparisons == 2
+    # agreement: of each scene the first comparison a a, the second b a: one of two pairs
+    assert report.agreement.comparisons == 6
     assert _value(report.agreement.raw) == 0.5
-    # coincidences aa 2, ab 1, ba 1, n 4, n_a 3, n_b 1: observed 2/4, expected 2*3*1/(4*3) = 1/2: alpha 0
-    assert _value(report.agreement.alpha_side) == pytest.approx(0.0)
-    assert report.agreement_without_weakest.comparisons == 1
-    assert "one conversation" in report.agreement_without_weakest.raw.unknown
+    # coincidences aa 6, ab 3, ba 3, n 12, n_a 9, n_b 3: observed 6/12, expected 2*9*3/(12*11) = 9/22: 1 - 11/9
+    assert _value(report.agreement.alpha_side) == pytest.approx(-2 / 9)
+    # without the weakest only the first of each scene is left, a a: one answer, and nothing is known
+    assert report.agreement_without_weakest.comparisons == 3
+    assert "All 6 judgments" in report.agreement_without_weakest.raw.unknown
     # clicks: a a b a b b -> 3 of 6 on A; B is complete first, so the rest: 3 of 6
     assert _value(report.side_a) == 0.5
     assert _value(report.finished_first) == 0.5
     # helpful: the longer (A) preferred in 3 of 5; red team: clicked B, so the shorter (A) is preferred: 0 of 1
     assert _value(report.length[Mode.HELPFUL].longer_wins) == pytest.approx(3 / 5)
-    assert "one conversation" in report.length[Mode.RED_TEAM].longer_wins.unknown
+    assert "from 3 conversations; 6 are needed" in report.length[Mode.RED_TEAM].longer_wins.unknown
     # geometric mean of 8 8 8 8 2 32: (8^4 * 64)^(1/6) = 2^(18/6) = 8
     assert _value(report.decision_seconds) == pytest.approx(8.0, abs=1e-3)  # SQLite's times are good to a tenth of a ms
 
 
 def test_retest_by_hand(one_store: Store) -> None:
     desk = _Desk(one_store)
-    for opening, again in (("one", 8), ("two", 1), ("three", 7)):
+    for opening, again in (("one", 8), ("two", 1), ("three", 7), ("four", 8), ("five", 2), ("six", 7)):
         desk.judge(desk.compare(opening, ("first reply", "second reply")), 0, 1)
         # the same pair with the sides swapped: a click on B is the same preference
         desk.judge(desk.compare(opening, ("second reply", "first reply")), 0, again)
     report = quality_report(one_store)
     assert _value(report.retest) == pytest.approx(2 / 3)
     assert report.retest.interval is not None
-    assert report.retest.interval.n == 3
-    assert _value(report.duplicates.repeated_openings) == 0.5  # three of six
-    assert report.duplicates.most_repeated == (("one", 2), ("two", 2), ("three", 2))
+    assert report.retest.interval.n == 6
+    assert _value(report.duplicates.repeated_openings) == 0.5  # six of twelve
+    assert report.duplicates.most_repeated[:3] == (("one", 2), ("two", 2), ("three", 2))
 
 
 def test_identical_responses_are_counted_and_kept_out_of_agreement(one_store: Store) -> None:
     desk = _Desk(one_store)
-    same, other = desk.compare("one", ("same", "same")), desk.compare("two", ("this", "that"))
-    for worker, grade in ((0, 1), (1, 8)):
-        desk.judge(same, worker, grade)
-        desk.judge(other, worker, grade)
+    for number in range(3):
+        same = desk.compare(f"one {number}", ("same", "same"))
+        other = desk.compare(f"two {number}", ("this", "that"))
+        for worker, grade in ((0, 1), (1, 8)):
+            desk.judge(same, worker, grade)
+            desk.judge(other, worker, grade)
     report = quality_report(one_store)
     assert _value(report.duplicates.identical_responses) == 0.5
-    assert report.agreement.comparisons == 1
+    assert report.agreement.comparisons == 3
 
 
 def test_scope_is_a_mode_a_tranche_or_a_study(one_store: Store) -> None:
@@ -206,15 +205,13 @@ def test_all_grades_equal_have_no_alpha(one_store: Store) -> None:
         desk.judge(comparison, 0, 1)
         desk.judge(comparison, 1, 1)
     report = quality_report(one_store)
-    assert "have one value" in report.agreement.alpha_grade.unknown
-    assert "have one value" in report.agreement.alpha_side.unknown
-    assert _value(report.agreement.raw) == 1.0
-    assert report.agreement.raw.interval is not None
-    assert report.agreement.raw.interval.low < 0.7  # six of six is not certainty: Wilson's lower end is 0.61
-    # two workers who always click A agree whatever they read: nothing is known of noise
-    unknown = [report.noise.typical, *(worker.noise for worker in report.workers)]
-    unknown += [part for tranche in report.items.tranches for part in (tranche.label_noise, tranche.ceiling)]
-    assert len(unknown) == 5
+    assert report.agreement.alpha_grade == report.agreement.alpha_side == report.agreement.raw
+    # two workers who always click A agree whatever they read: nothing is known of agreement and noise
+    unknown = [report.noise.typical, report.agreement.raw, *(week.agreement for week in report.drift.weeks)]
+    unknown += [part for worker in report.workers for part in (worker.noise, worker.agreement)]
+    for tranche in report.items.tranches:
+        unknown += [tranche.agreement, tranche.label_noise, tranche.ceiling]
+    assert len(unknown) == 10
     assert all("All 12 judgments" in part.unknown and part.interval is None for part in unknown)
     assert all(worker.weight is None and not worker.flags for worker in report.workers)
 
@@ -233,6 +230,39 @@ def test_every_number_in_the_dump_is_finite_with_interval_and_n(one_store: Store
     text = json.dumps(report.model_dump(mode="json"), allow_nan=False)
     assert QualityReport.model_validate_json(text) == report
     assert all(math.isfinite(number) for number in _numbers(json.loads(text)))
+
+
+def test_a_few_conversations_raise_no_alarm(one_store: Store) -> None:
+    """Two workers who always disagree, on three conversations: resampling three says nothing of a fourth."""
+    desk = _Desk(one_store)
+    for number in range(3):
+        comparison = desk.compare(f"opening {number}", ("one reply", "another"))
+        desk.judge(comparison, 0, 2)
+        desk.judge(comparison, 1, 7)
+    report = quality_report(one_store)
+    assert "All 3 observations come from 3 conversations; 6 are needed" in report.agreement.raw.unknown
+    assert "come from 2 workers" in report.concentration.gini.unknown
+    assert _sentences(report, "warning") == _sentences(report, "good") == ""
+    assert all(finding.next_step for finding in report.verdict if finding.subject == "agreement")
+
+
+def test_only_skips_are_said_with_their_reason(one_store: Store) -> None:
+    desk = _Desk(one_store)
+    for number in range(7):
+        one_store.void_comparison(desk.compare(f"opening {number}", ("x", "y")), "skipped")
+    report = quality_report(one_store)
+    assert [finding.subject for finding in report.verdict] == ["void", "judgments"]
+    assert report.counts.void_reasons[0].reason == "skipped"
+    assert "no judgments to compare" in report.agreement.raw.unknown
+    assert report.flag_rules == ()
+
+
+def test_two_copies_of_a_reply_tell_nothing_of_agreement(one_store: Store) -> None:
+    fill(one_store, Plan([Person(), Person()], conversations=8, overlap=1.0, identical=1.0, seed=1))
+    report = quality_report(one_store)
+    assert "two copies of one reply" in report.agreement.raw.unknown
+    assert "who of them errs more is not known" in _sentences(report, "unknown")
+    assert _sentences(report, "good") == ""
 
 
 def test_imports_have_length_and_counts_and_no_position(one_store: Store, tmp_path: Path) -> None:

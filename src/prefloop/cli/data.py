@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from prefloop.cli.output import emit, json_option, note, workspace_option
 from prefloop.errors import ConfigError, GateError, NotFoundError
 from prefloop.schema import Mode, Snapshot, Tranche
 from prefloop.workspace import Workspace
+
+if TYPE_CHECKING:
+    from prefloop.store import Store
 
 _FORMATS = ("hh-rlhf", "trl", "jsonl", "parquet")
 mode_option = click.option("--mode", type=click.Choice([mode.value for mode in Mode]), help="helpful or red_team.")
@@ -83,24 +86,55 @@ def export(
 
 @click.command()
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
+@mode_option
+@tranche_option
+@click.option("--study", "study_name", metavar="NAME", help="Only what belongs to this study (name or id).")
+@click.option("--pm", metavar="SNAPSHOT", help="First let this preference model score what it has not scored yet.")
 @workspace_option
 @json_option
-def quality(html: Path | None, workspace_path: Path, as_json: bool) -> None:
+def quality(
+    html: Path | None,
+    mode: str | None,
+    tranche: str | None,
+    study_name: str | None,
+    pm: str | None,
+    workspace_path: Path,
+    as_json: bool,
+) -> None:
     """Report what the judgments are worth: counts, agreement, biases, duplicates, workers.
 
     Exit code 1 where the workspace's settings make a gate of it (quality.gate) and it says no.
     """
-    from prefloop.quality import quality_report, write_html
+    from prefloop.quality import quality_report, summary, write_html
 
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
-        report = quality_report(store, limits=workspace.settings.quality, processes=2)
+        part: dict[str, Any] = {"mode": Mode(mode) if mode else None, "tranche": Tranche(tranche) if tranche else None}
+        if study_name is not None:
+            part["study_id"] = _study_id(store, study_name)
+        if pm is not None:
+            from prefloop.loop.scoring import score_comparisons
+
+            note(f"{score_comparisons(workspace, store, pm)} replies scored by {pm}")
+        report = quality_report(store, **part, limits=workspace.settings.quality, processes=2)
     if html is not None:
         write_html(report, html)
         note(f"Wrote {html}")
-    emit(report.model_dump(mode="json"), as_json)
+    if as_json:
+        emit(report.model_dump(mode="json"), as_json)
+    else:
+        click.echo(summary(report))
     if report.gate:
         raise GateError(f"The gate of the settings (quality.gate) is closed. {' '.join(report.gate)}")
+
+
+def _study_id(store: Store, name: str) -> str:
+    studies = store.studies()
+    for study in studies:
+        if name in (study.id, study.name):
+            return study.id
+    known = ", ".join(study.name for study in studies) or "none"
+    raise NotFoundError(f"There is no study {name!r} (there are: {known}); check the name.")
 
 
 @click.group()

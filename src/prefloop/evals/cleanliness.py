@@ -52,7 +52,9 @@ class Treatment(Noun):
     flipped_left: float | None
     accuracy: Interval
     change: Interval | None = Field(description="of the accuracy, pair by pair; None: others stand beside it")
-    predicted: float | None = Field(description="change of the accuracy that the learning curve lets expect")
+    predicted: Interval | None = Field(
+        description="change of the accuracy that the learning curve lets expect; the interval is that of its slope"
+    )
     gold: Interval | None = Field(description="known value of the replies that this PM picks")
     gold_change: Interval | None
 
@@ -165,8 +167,9 @@ def _treatment(
         other = by_name[beside]
         whole = float(np.mean([one.pairs for one in other]))
         wrong = float(np.mean([one.flipped_left or 0.0 for one in other]))
-        before = worth_of_labels(line.slope.value, whole, wrong, whole)
-        predicted = worth_of_labels(line.slope.value, pairs, left, whole) - before
+        factor = worth_of_labels(1.0, pairs, left, whole) - worth_of_labels(1.0, whole, wrong, whole)
+        low, high = sorted((factor * line.slope.low, factor * line.slope.high))
+        predicted = line.slope.model_copy(update={"value": factor * line.slope.value, "low": low, "high": high})
     here, there = gold[name], gold.get(beside) if is_other else None
     return Treatment(
         name=name,

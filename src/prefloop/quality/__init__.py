@@ -22,6 +22,7 @@ from prefloop.quality.nouns import (
 )
 from prefloop.quality.page import report_page, write_html
 from prefloop.quality.rows import Comparisons, Judgments, Rows, Scores
+from prefloop.quality.summary import summary
 from prefloop.quality.texts import Openings
 from prefloop.quality.workers import Noise, fit_noise, worker_quality
 
@@ -49,6 +50,7 @@ __all__ = [
     "quality_report",
     "report_on",
     "report_page",
+    "summary",
     "worker_quality",
     "write_html",
 ]

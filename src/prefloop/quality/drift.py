@@ -149,6 +149,8 @@ def _parts(
         ]
         for name, column in columns.items()
     }
+    if why_none := measures.why_one_sided(shared):
+        found["agreement"] = [Measured(unknown=why_none)] * count
     is_timed = np.isfinite(judgments.decision_seconds)
     timed = judgments.where(is_timed)
     seconds = grouped_means(np.log(timed.decision_seconds), part[is_timed], timed.conversation, count)

@@ -33,8 +33,10 @@ from prefloop.stats import (
 
 
 def flag_rules(limits: QualitySettings, workers: int) -> tuple[FlagRule, ...]:
-    """What is flagged when, in words; `workers` are those who judged."""
-    level = limits.false_alarms / max(workers, 1)
+    """What is flagged when, in words; `workers` are those who judged. Nothing where nobody did."""
+    if workers == 0:
+        return ()
+    level = limits.false_alarms / workers
     points = f"{100 * limits.least_difference:g} points"
     below = f"chance below {level:.2g} ({limits.false_alarms:g} over {workers} workers)"
     rules: dict[FlagKind, str] = {

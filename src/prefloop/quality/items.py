@@ -95,9 +95,9 @@ def _tranche(rows: Rows, part: Slice, openings: int, words: Measured, topics: Me
         if len(shared)
         else Measured(unknown=measures.why_no_overlap(judgments))
     )
-    ceiling = agreement if agreement.interval is None else Measured(interval=accuracy_ceiling(agreement.interval))
     if why_none := measures.why_one_sided(shared):
-        ceiling = Measured(unknown=why_none)
+        agreement = Measured(unknown=why_none)
+    ceiling = agreement if agreement.interval is None else Measured(interval=accuracy_ceiling(agreement.interval))
     turns, counts = np.unique(kept.turn, return_counts=True)
     return TrancheReport(
         name=part.name,

@@ -16,18 +16,24 @@ class Measured(Noun):
     unknown: str = ""
 
 
-def measured(compute: Callable[[], Interval]) -> Measured:
-    """The interval, or the sentence of the DataError that says what is missing; one cluster is no measurement."""
+LEAST_CLUSTERS = 6
+"""Fewer conversations (or workers) give no interval by resampling: the middle of five values lies outside all five in
+2 * 0.5**5 = 6% of cases, so that not even their whole range is a 95% interval."""
+
+
+def measured(compute: Callable[[], Interval], clusters: str = "conversations") -> Measured:
+    """A resampled interval, or why there is none: the sentence of a DataError, or too few clusters (of that name)."""
     try:
-        return known(compute())
+        return known(compute(), LEAST_CLUSTERS, clusters)
     except DataError as error:
         return Measured(unknown=str(error))
 
 
-def known(interval: Interval) -> Measured:
-    """The interval, unless it says nothing: one conversation, or no bound on a side."""
-    if interval.clusters is not None and interval.clusters < 2:
-        return Measured(unknown=f"All {interval.n} observations come from one conversation; a second one is needed.")
+def known(interval: Interval, least: int = 2, clusters: str = "conversations") -> Measured:
+    """The interval, unless it says nothing: fewer than `least` clusters (of that name), or no bound on a side."""
+    if interval.clusters is not None and interval.clusters < least:
+        where = f"one {clusters[:-1]}" if interval.clusters == 1 else f"{interval.clusters} {clusters}"
+        return Measured(unknown=f"All {interval.n} observations come from {where}; {least} are needed for an interval.")
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return Measured(unknown=f"The {interval.n} observations do not bound the number; collect more.")
     return Measured(interval=interval)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prefloop.errors import DataError
-from prefloop.quality.measured import Measured, geometric, known, measured
+from prefloop.quality.measured import LEAST_CLUSTERS, Measured, geometric, known, measured
 from prefloop.quality.nouns import (
     Agreement,
     Concentration,
@@ -71,7 +71,7 @@ def counts(rows: Rows, seed: int) -> Counts:
 def weakest(judgments: Judgments, seed: int) -> Measured:
     """Share of graded judgments that say 'about the same'."""
     graded = judgments.where(judgments.grade > 0)
-    why = "No judgment has a grade (imports without strength do not)."
+    why = f"None of {len(judgments)} judgments has a grade (imports without strength do not)."
     return share(graded.is_weakest, graded.conversation, seed, why)
 
 
@@ -88,6 +88,10 @@ def agreement(judgments: Judgments, seed: int) -> Agreement:
     if len(shared) == 0:
         unknown = Measured(unknown=why_no_overlap(judgments))
         return Agreement(comparisons=0, raw=unknown, alpha_side=unknown, alpha_grade=unknown)
+    if why := why_one_sided(shared):
+        unknown = Measured(unknown=why)
+        comparisons = len(np.unique(shared.comparison))
+        return Agreement(comparisons=comparisons, raw=unknown, alpha_side=unknown, alpha_grade=unknown)
     units, clusters = shared.comparison, shared.conversation
     sides = shared.preferred_a.astype(np.float64)
     graded = shared.where(shared.grade > 0)
@@ -214,8 +218,8 @@ def length(judgments: Judgments, seed: int) -> LengthEffect:
         return LengthEffect(longer_wins=unknown, slope=unknown)
     slope = bias.slope
     return LengthEffect(
-        longer_wins=known(bias.longer_wins),
-        slope=Measured(unknown=bias.why_none) if slope is None else known(slope),
+        longer_wins=known(bias.longer_wins, LEAST_CLUSTERS),
+        slope=Measured(unknown=bias.why_none) if slope is None else known(slope, LEAST_CLUSTERS),
     )
 
 
@@ -247,7 +251,8 @@ def concentration(judgments: Judgments, seed: int) -> Concentration:
     people = judgments.worker[judgments.by_someone]
     work = np.unique(people, return_counts=True)[1]
     return Concentration(
-        top_20=measured(lambda: top_share(work, seed=seed)), gini=measured(lambda: gini(work, seed=seed))
+        top_20=measured(lambda: top_share(work, seed=seed), "workers"),
+        gini=measured(lambda: gini(work, seed=seed), "workers"),
     )
 
 
@@ -274,10 +279,15 @@ def duplicates(rows: Rows, near: Sequence[NearDuplicate], seed: int) -> Duplicat
 
 def why_no_overlap(judgments: Judgments) -> str:
     """The sentence that says why nothing is known of agreement."""
-    usable = judgments.where(judgments.by_someone & ~judgments.are_identical)
+    if len(judgments) == 0:
+        return "There are no judgments to compare."
+    named = judgments.where(judgments.by_someone)
+    if len(named) == 0:
+        return "No judgment names its worker (imports do not), so agreement cannot be known."
+    usable = named.where(~named.are_identical)
     workers = len(np.unique(usable.worker))
     if workers == 0:
-        return "No judgment names its worker (imports do not), so agreement cannot be known."
+        return f"All {len(named)} judgments are on two copies of one reply, which nobody can prefer to the other."
     if workers == 1:
         return "All judgments are one worker's; agreement needs a second worker on some of the same comparisons."
     return f"{workers} workers judged, but no comparison twice; set the study's overlap to 0.1 or more."

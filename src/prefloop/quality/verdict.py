@@ -8,27 +8,26 @@ from __future__ import annotations
 
 from prefloop.config import QualitySettings, QualitySubject
 from prefloop.quality.measured import Measured
-from prefloop.quality.nouns import Agreement, Finding, LengthEffect, Level, QualityReport, WorkerQuality
+from prefloop.quality.nouns import Agreement, Finding, LengthEffect, Level, QualityReport
 from prefloop.schema import Interval, Mode
 
 
 def verdict(report: QualityReport, limits: QualitySettings) -> tuple[Finding, ...]:
     """Findings on the numbers of a report, warnings first."""
     if report.counts.judgments == 0:
-        return (
-            Finding(
-                subject="judgments",
-                level="unknown",
-                sentence="There are no judgments yet, so nothing can be said about their quality.",
-                next_step="Collect on the page (prefloop serve) or import a data set (prefloop import).",
-            ),
+        nothing = Finding(
+            subject="judgments",
+            level="unknown",
+            sentence="There are no judgments yet, so nothing can be said about their quality.",
+            next_step="Collect on the page (prefloop serve) or import a data set (prefloop import).",
         )
+        return (*(finding for finding in _waste(report, limits) if finding.subject == "void"), nothing)
     findings = [
         *_agreement(report.agreement, limits),
         *_sides(report.side_a, limits),
         *_first(report.finished_first, limits),
         *(finding for mode, effect in report.length.items() for finding in _length(mode, effect, limits)),
-        *_people(report.workers),
+        *_people(report),
         *_pace(report, limits),
         *_retest(report.retest, limits),
         *_waste(report, limits),
@@ -59,7 +58,11 @@ def _agreement(agreement: Agreement, limits: QualitySettings) -> list[Finding]:
     alpha = agreement.alpha_side.interval
     if alpha is None or agreement.raw.interval is None:
         why = agreement.alpha_side.unknown or agreement.raw.unknown
-        return [Finding(subject="agreement", level="unknown", sentence=f"Agreement is not known. {why}")]
+        step = "Read some of the shared comparisons, and let a second worker judge more (the study's overlap)."
+        step = step if agreement.comparisons else ""  # else the sentence says what is missing
+        return [
+            Finding(subject="agreement", level="unknown", sentence=f"Agreement is not known. {why}", next_step=step)
+        ]
     raw = agreement.raw.interval
     words = (
         f"Two workers prefer the same reply in {_percent(raw)} of shared judgments and alpha is {_number(alpha)} "
@@ -119,7 +122,8 @@ def _length(mode: Mode, effect: LengthEffect, limits: QualitySettings) -> list[F
     )
 
 
-def _people(workers: tuple[WorkerQuality, ...]) -> list[Finding]:
+def _people(report: QualityReport) -> list[Finding]:
+    workers = report.workers
     flagged = [worker for worker in workers if worker.flags]
     if flagged:
         names = ", ".join(f"{worker.pseudonym} ({worker.flags[0].kind})" for worker in flagged[:6])
@@ -127,15 +131,16 @@ def _people(workers: tuple[WorkerQuality, ...]) -> list[Finding]:
         step = "Read some of their conversations before deciding anything; the table of workers says what stood out."
         sentence = f"{len(flagged)} of {len(workers)} workers stand out: {names}{more}."
         return _warning("workers", sentence, step)
-    if len(workers) > 1:
-        return [
-            Finding(
-                subject="workers",
-                level="good",
-                sentence=f"None of the {len(workers)} workers stands out in what is tested.",
-            )
-        ]
-    return []
+    if len(workers) < 2:
+        return []
+    if report.noise.typical.interval is None:
+        sentence = (
+            f"Nothing stands out in the habits of {len(workers)} workers, but who of them errs more is not known."
+        )
+        step = "Errors show only where two people judge one pair of different replies."
+        return [Finding(subject="workers", level="unknown", sentence=sentence, next_step=step)]
+    sentence = f"None of the {len(workers)} workers stands out in what is tested."
+    return [Finding(subject="workers", level="good", sentence=sentence)]
 
 
 def _retest(retest: Measured, limits: QualitySettings) -> list[Finding]:

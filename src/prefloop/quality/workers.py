@@ -17,7 +17,7 @@ from prefloop.config import QualitySettings
 from prefloop.errors import DataError
 from prefloop.quality import measures, writing
 from prefloop.quality.flags import Tally, raise_flags
-from prefloop.quality.measured import Measured, geometric, known
+from prefloop.quality.measured import LEAST_CLUSTERS, Measured, geometric, known
 from prefloop.quality.nouns import NoiseModel, WorkerQuality
 from prefloop.quality.rows import Flags, Floats, Ints, Judgments, Rows
 from prefloop.quality.text_facts import OwnTexts
@@ -50,6 +50,9 @@ def noise_fit(judgments: Judgments, helper: Executor | None = None) -> Callable[
     shared = measures.shared_judgments(judgments)
     if why_none := measures.why_one_sided(shared):
         return partial(Noise, None, why_none)
+    if 0 < (items := len(np.unique(shared.comparison))) < LEAST_CLUSTERS:
+        why_none = f"Two workers judged {items} of the comparisons; {LEAST_CLUSTERS} are needed to tell their noise."
+        return partial(Noise, None, why_none)
     usable = judgments.where(judgments.by_someone & ~judgments.are_identical)
     topics = usable.author * 2 + usable.mode
     columns = (usable.worker, usable.comparison, usable.preferred_a, topics)
@@ -73,13 +76,14 @@ def worker_quality(
     table = _Table(judgments.where(judgments.by_someone), len(ids))
     is_own_copy, opened_by = own.is_copy, openings.worker
     shared = measures.shared_judgments(table.judgments)
+    one_sided = measures.why_one_sided(shared)
     agreeing = measures.agreeing(shared)
+    agreement = grouped_shares(agreeing.agreeing, agreeing.others, shared.worker, shared.conversation, len(ids))
     seen = table.judgments.is_seen
     timed = seen & (table.judgments.first_done != 0)
     read = np.isfinite(table.judgments.reading_seconds)
     first = table.judgments.clicked_a == (table.judgments.first_done > 0)
     columns = {
-        "agreement": grouped_shares(agreeing.agreeing, agreeing.others, shared.worker, shared.conversation, len(ids)),
         "side_a": table.share(table.judgments.clicked_a, seen),
         "longer": table.share(table.prefers_longer, table.differs),
         "finished_first": table.share(first, timed),
@@ -108,6 +112,7 @@ def worker_quality(
             flags=tuple(flags[code]),
             **_noise_of(noise, code),
             **{name: _measured(name, column[code]) for name, column in columns.items()},
+            agreement=Measured(unknown=one_sided) if one_sided else _measured("agreement", agreement[code]),
         )
         for code in busiest
     )
