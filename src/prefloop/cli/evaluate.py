@@ -294,7 +294,12 @@ def cleanliness(
         if page is not None:
             write_cleanliness_report(found, suspected, page, f"What cleanliness is worth: {settings.name}")
             note(f"Wrote {page}")
-    emit({"run": str(folder), **found.model_dump(mode="json"), "suspected_pairs": suspected}, as_json)
+    result = {"run": str(folder), **found.model_dump(mode="json")}
+    if as_json:
+        emit({**result, "suspected_pairs": suspected}, as_json)
+        return
+    emit(result, as_json)
+    note(f"{len(suspected)} pairs to read stand on the page and in {folder / 'report.json'}")
 
 
 @eval_.command()

@@ -102,6 +102,8 @@ def line_plot(
                 axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
         if log_x:
             _plain_log_ticks(axes)
+        elif all(float(x).is_integer() for line in series for x in line.x):
+            axes.locator_params(axis="x", integer=True)  # there is no turn 1.5
         if y_range is not None:
             axes.set_ylim(*y_range)
         if marker is not None:
