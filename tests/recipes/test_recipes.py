@@ -25,6 +25,7 @@ from prefloop.loop.cleanliness import CleanlinessRun
 from prefloop.loop.round import create_workspace
 from prefloop.loop.scan import ScanRun
 from prefloop.store.formats import import_file
+from prefloop.train.distill import DistillRun
 from prefloop.train.lm import LanguageRun
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference_settings import PreferenceRun
@@ -42,6 +43,7 @@ STAGES: tuple[tuple[str, str, type[Config]], ...] = (
     (r"(lm|sft)(_|\.|$)", "train lm", LanguageRun),
     (r"pmp?(_|\.|$)", "train preference", PreferenceRun),
     (r"(ppo|policy)(_|\.|$)", "train policy", PolicyRun),
+    (r"distill(_|\.|$)", "train distill", DistillRun),
 )
 """How the name of a file, or else of its folder, begins; the command that runs it; the class that reads it."""
 
@@ -87,6 +89,16 @@ SANDBOX = (
         "pmp_sandbox_tiny",
     ),
     Case("pm_sandbox_curves/lm.toml", ["sandbox_dialogues=40", "copy_steps=0", *TINY_LM], "curves_lm_32"),
+    Case(
+        "distill_sandbox/lm.toml",
+        ["sandbox_assistants=40", "held_out_conversations=4", "steps=2", "tokens_per_step=64"],
+        "sandbox_assistants",
+    ),
+    Case(
+        "distill_sandbox/distill.toml",
+        ["sandbox_dialogues=12", "held_out_texts=4", "texts_per_step=4"],
+        "sandbox_distilled",
+    ),
     Case(
         "pm_sandbox/run.toml",
         ["sandbox_judgments=32", "held_out_share=0.1", "pairs_per_step=16", "epochs=1"],
