@@ -58,16 +58,19 @@ def over_optimised_run(laboratory: Laboratory, seed: int, episodes: int) -> Path
         epochs=1,
         minibatches=4,
         max_response_tokens=64,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         value_learning_rate=1e-3,
+        learning_rate_warmup_episodes=768,
+        value_warmup_batches=2,
         gae_lambda=1.0,
         kl_coefficient=0.0,
         snapshots=12,
         workers=1,
+        dtype="bfloat16",
         device="cpu",
         seed=seed,
     )
-    prompts, evaluation = laboratory.prompts(seed + 100, 1200, 128)
+    prompts, evaluation = laboratory.prompts(seed + 100, 1200, 192)
     return laboratory.policy_run(run, prompts, evaluation)
 
 
@@ -120,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--folder", type=Path, default=Path("bench_stop_advice"))
-    parser.add_argument("--episodes", type=int, default=1536, help="a run's replies")
+    parser.add_argument("--episodes", type=int, default=3072, help="a run's replies")
     parser.add_argument("--runs", type=Path, nargs="+", help="finished policy runs that kept their replies")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

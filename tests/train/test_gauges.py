@@ -123,7 +123,7 @@ def test_a_run_keeps_what_its_gauges_saw_and_resumes_alike(models: Path, tmp_pat
     }
 
     report = (folder.path / "report.html").read_text(encoding="utf-8")
-    assert "where to stop" in report
+    assert "Where to stop" in report
     facts = json.loads((folder.path / "optimisation.json").read_text(encoding="utf-8"))
     assert [place["episodes"] for place in facts["places"]] == sorted(rows)
 

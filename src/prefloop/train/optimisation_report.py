@@ -33,8 +33,11 @@ def write_optimisation_report(runs: Sequence[Optimisation], path: Path) -> Path:
 
 def add_optimisation(report: Report, run: Optimisation, heading: str = "") -> None:
     """The sections of one run."""
-    prefix = f"{heading}: " if heading else ""
-    report.section(f"{prefix}where to stop")
+
+    def titled(title: str) -> str:
+        return f"{heading}: {title}" if heading else title[0].upper() + title[1:]
+
+    report.section(titled("where to stop"))
     if run.advice is not None:
         stop = run.advice
         tone: Tone = "plain" if stop.is_end else "warning"
@@ -45,12 +48,11 @@ def add_optimisation(report: Report, run: Optimisation, heading: str = "") -> No
                 Tile("episodes per unit of sqrt(KL)", run.samples_per_root_kl, "over the whole run"),
             ]
         )
-        report.bullets(stop.evidence)
-    if run.notes:
-        report.bullets(run.notes)
+    if said := [*(run.advice.evidence if run.advice else ()), *run.notes]:
+        report.bullets(said)
     marker = None if run.advice is None else Marker(run.advice.at.root_kl, "stop here")
     by_episodes = None if run.advice is None else Marker(run.advice.at.episodes, "stop here")
-    report.section(f"{prefix}scores along the run")
+    report.section(titled("scores along the run"))
     for x, x_label, mark in (
         ([float(place.episodes) for place in run.places], "RL samples (episodes)", by_episodes),
         ([place.root_kl for place in run.places], _ROOT_KL, marker),
@@ -58,14 +60,14 @@ def add_optimisation(report: Report, run: Optimisation, heading: str = "") -> No
         report.plot(
             line_plot(
                 [_rises(track, x) for track in run.scorers],
-                title=f"{prefix}rise of the scores against {'training' if x[-1] > 100 else 'distance'}",
+                title=titled(f"rise of the scores against {'training' if x[-1] > 100 else 'distance'}"),
                 x_label=x_label,
                 y_label="mean score above the start's",
                 marker=mark,
             )
         )
     report.section(
-        f"{prefix}fits",
+        titled("fits"),
         "Rises over d = sqrt(KL). The linear part is the longest beginning without a bend. Peaks are printed where the "
         "curve turns with 95% confidence.",
     )

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from prefloop.report import Marker, Report, Series, Tile, line_plot
+from prefloop.report import Cell, Marker, Report, Series, Tile, line_plot
 from prefloop.runs import RunFolder, write_json
 from prefloop.schema import Interval
 from prefloop.train.optimisation import read_optimisation
@@ -58,9 +57,10 @@ def write_report(
         if points:
             line = Series(title, [float(x) for x, _ in points], [y for _, y in points])
             report.plot(line_plot([line], title=title, x_label="RL samples (episodes)", y_label=label))
+    has_gold = any(snapshot.score_gold is not None for snapshot in snapshots)
+    columns = [column for column in _COLUMNS if has_gold or column != _GOLD_COLUMN]
     report.section("Snapshots").table(
-        ["episodes", "train PM", "held-out PM", "known preference", "KL (nats)", "tokens", "share that ended"],
-        [_row(snapshot) for snapshot in snapshots],
+        columns, [[_COLUMNS[column](snapshot) for column in columns] for snapshot in snapshots]
     )
     return report.write(folder.path / "report.html")
 
@@ -120,13 +120,14 @@ def _scores(snapshots: Sequence[PolicySnapshot], at: Callable[[PolicySnapshot], 
     return lines
 
 
-def _row(snapshot: PolicySnapshot) -> list[Any]:
-    return [
-        snapshot.episodes,
-        snapshot.score_train,
-        snapshot.score_held_out,
-        snapshot.score_gold,
-        snapshot.kl,
-        snapshot.reply_tokens,
-        snapshot.stopped,
-    ]
+_GOLD_COLUMN = "gold"
+_COLUMNS: dict[str, Callable[[PolicySnapshot], Cell]] = {
+    "episodes": lambda snapshot: snapshot.episodes,
+    "train PM": lambda snapshot: snapshot.score_train,
+    "held-out PM": lambda snapshot: snapshot.score_held_out,
+    _GOLD_COLUMN: lambda snapshot: snapshot.score_gold,
+    "KL (nats)": lambda snapshot: snapshot.kl if max(abs(snapshot.kl.low), snapshot.kl.high) > 1e-4 else 0,
+    "tokens": lambda snapshot: snapshot.reply_tokens,
+    "ended": lambda snapshot: snapshot.stopped,
+}
+"""Of the table of snapshots; gold is the known preference, where there is one."""
