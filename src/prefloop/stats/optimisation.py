@@ -169,8 +169,9 @@ def stop_place(
     held-out scores agree on, less two things. (1) `doubt` times what the trained score claims above it: PMs that
     learned from one kind of data share errors (paper 4.2), so where the gap shows that the policy exploits its own
     PM's, part of what the others still grant is such an error too. (2) `nat_cost` for each nat: a policy that walks
-    away without earning anything unlearns its language, and PMs that never saw such text need not notice. The curve is
-    smoothed over neighbours, since a mean over prompts is noisy.
+    away without earning anything unlearns its language, and PMs that never saw such text need not notice. Scores are
+    smoothed over neighbours, since a mean over prompts is noisy; KL is not, for where it leaps, one snapshot more is
+    one too many, and smoothing would put the blame on the snapshot before it too.
 
     Args:
         weights: of the held-out scores; equal where left out or none is above 0.
@@ -183,7 +184,7 @@ def stop_place(
     usable = weights if weights is not None and sum(weights) > 0 else None
     consensus = np.average(held_out, axis=0, weights=usable)
     gap = np.maximum(trained - consensus, 0.0)
-    trusted = smoothed(consensus - doubt * gap - nat_cost * np.maximum(kl, 0.0))
+    trusted = smoothed(consensus - doubt * gap) - nat_cost * np.maximum(kl, 0.0)
     return StopPlace(int(np.argmax(trusted)), trusted, consensus, gap)
 
 
