@@ -68,7 +68,7 @@ def test_concentration_by_hand() -> None:
 
 
 def test_concentration_that_cannot_be_known() -> None:
-    with pytest.raises(DataError, match="20 busiest are all"):
+    with pytest.raises(DataError, match="20 busiest of 20 are all"):
         top_share(np.ones(20, dtype=np.int64))
     with pytest.raises(DataError, match="needs two"):
         gini([7])

@@ -20,6 +20,7 @@ from prefloop.errors import DataError
 from prefloop.quality import measures
 from prefloop.quality.nouns import Flag, FlagKind, FlagRule
 from prefloop.quality.rows import MODES, Flags, Floats, Ints, Judgments
+from prefloop.quality.words import plural
 from prefloop.stats import (
     Reliability,
     at_least_chances,
@@ -38,7 +39,7 @@ def flag_rules(limits: QualitySettings, workers: int) -> tuple[FlagRule, ...]:
         return ()
     level = limits.false_alarms / workers
     points = f"{100 * limits.least_difference:g} points"
-    below = f"chance below {level:.2g} ({limits.false_alarms:g} over {workers} workers)"
+    below = f"chance below {level:.2g} ({limits.false_alarms:g} over {plural(workers, 'worker')})"
     rules: dict[FlagKind, str] = {
         "flipped": f"strength below 0 with {below}: against everybody else on the same comparisons",
         "noise": f"noise {points} above that of the mean worker, items' difficulty taken out, {below}",

@@ -14,7 +14,7 @@ PersonalKind = Literal["e-mail", "telephone", "payment card", "IBAN", "IP addres
 
 
 class Lengths(Noun):
-    """How a length is spread: plain quantiles of all of them."""
+    """How a length is spread: plain quantiles of all of them, of twenty or more."""
 
     n: int
     p5: float
@@ -35,7 +35,7 @@ class TrancheReport(Noun):
     conversations: int
     openings: int = Field(description="different opening turns")
     turns: dict[int, int] = Field(description="comparisons by the turn of the conversation that they stand at")
-    replies: Lengths | None = Field(description="characters of both replies")
+    replies: Lengths | None = Field(description="characters of both replies; None: fewer than twenty")
     prompts: Lengths | None = Field(description="characters of the user turn that they answer")
     longer_wins: Measured = Field(description="share of pairs whose longer reply is the preferred one")
     agreement: Measured = Field(description="share of pairs of judgments with the same preferred side")

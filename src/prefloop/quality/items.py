@@ -25,6 +25,7 @@ from prefloop.schema import Interval
 from prefloop.stats import Cycles, accuracy_ceiling, cycles, effective_kinds, rarefied_kinds, raw_agreement
 
 _MOST_COMPARED, _LEAST_COMPARED = 1000, 10  # openings that diversity is taken of
+_LEAST_QUANTILES = 20
 
 
 class Slice(NamedTuple):
@@ -125,8 +126,8 @@ def _less_than_one(share: Interval) -> Interval:
 
 
 def lengths(values: Ints | Floats) -> Lengths | None:
-    """Quantiles; None of nothing."""
-    if len(values) == 0:
+    """Quantiles; None of fewer than twenty values, of which none is the twentieth part."""
+    if len(values) < _LEAST_QUANTILES:
         return None
     p5, p25, median, p75, p95 = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
     return Lengths(n=len(values), p5=p5, p25=p25, median=median, p75=p75, p95=p95)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from prefloop.quality.item_nouns import ItemReport, Lengths, ScoreReport, Shared, Texts
+from prefloop.quality.measured import LEAST_CLUSTERS
 from prefloop.quality.words import clipped, number_or_reason, plural
 from prefloop.report import Cell, Report, Series, format_interval, format_number, line_plot
 
+_LEAST_DRAWN = 20
 _MOST_TURNS = 8
 
 
@@ -50,14 +52,16 @@ def _tranches(page: Report, items: ItemReport) -> None:
         rows,
         "Characters of replies, and of the user turns that they answer",
     )
-    page.plot(
-        line_plot(
-            [_turns(part.name, part.turns) for part in items.tranches],
-            title="Comparisons by turn",
-            x_label="turn of the conversation",
-            y_label="share of the tranche",
+    if drawn := [_turns(part.name, part.turns) for part in items.tranches if part.comparisons >= _LEAST_DRAWN]:
+        page.plot(
+            line_plot(
+                drawn,
+                title="Comparisons by turn",
+                x_label="turn of the conversation",
+                y_label="share of the tranche",
+                y_range=(0.0, 1.1 * max(max(one.y) for one in drawn)),
+            )
         )
-    )
     if items.compared_openings:
         rows = [[part.name, part.words.interval, part.topics.interval] for part in items.tranches]
         page.table(
@@ -130,7 +134,10 @@ def _texts(page: Report, texts: Texts) -> None:
         "Languages and personal data",
         f"Of a sample of {plural(texts.turns_checked, 'user turn')}. Short or mixed turns are unsure.",
     )
-    page.table(["language", "share"], [(one.code, one.share) for one in texts.languages], "Languages")
+    if texts.languages:
+        page.table(["language", "share"], [(one.code, one.share) for one in texts.languages], "Languages")
+    else:
+        page.paragraph(f"Shares of languages: not known. {LEAST_CLUSTERS} conversations are needed.")
     if not texts.personal:
         page.paragraph("Nothing in the sample looks like an e-mail address, telephone, card, bank or address number.")
         return

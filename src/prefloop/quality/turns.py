@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from prefloop.quality.item_nouns import Language, Personal, PersonalKind, Texts
+from prefloop.quality.measured import LEAST_CLUSTERS
 from prefloop.quality.texts import TurnSample
 from prefloop.stats import clustered_share, wilson
 
@@ -21,14 +22,17 @@ _SHOWN = 5
 
 
 def check_turns(sample: TurnSample) -> Texts | None:
-    """Languages and personal data of the sampled turns; None of fewer than two conversations."""
+    """Languages and personal data of the sampled turns; None of fewer than two conversations.
+
+    Shares of languages need as many conversations as any resampled interval.
+    """
     turns = sample.turns()
-    if len({conversation for conversation, _ in turns}) < 2:
+    if (clusters := len({conversation for conversation, _ in turns})) < 2:
         return None
     conversations, texts = zip(*turns, strict=True)
     return Texts(
         turns_checked=len(turns),
-        languages=tuple(_languages(texts, np.array(conversations))),
+        languages=tuple(_languages(texts, np.array(conversations))) if clusters >= LEAST_CLUSTERS else (),
         personal=tuple(_personal(texts)),
     )
 

@@ -19,7 +19,7 @@ def top_share(counts: Sequence[int] | Ints, top: int = 20, *, seed: int = 0) -> 
     """
     work = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
     if len(work) <= top:
-        raise DataError(f"There are {len(work)} workers, so the {top} busiest are all of them; more are needed.")
+        raise DataError(f"The {top} busiest of {len(work)} are all of them; more workers are needed.")
     return _interval(work, lambda rows: np.sort(rows, axis=1)[:, -top:].sum(axis=1) / rows.sum(axis=1), seed)
 
 
@@ -31,7 +31,7 @@ def gini(counts: Sequence[int] | Ints, *, seed: int = 0) -> Interval:
     """
     work = np.asarray(counts, dtype=np.float64)
     if len(work) < 2:
-        raise DataError(f"There are judgments of {len(work)} workers; how evenly work is spread needs two.")
+        raise DataError(f"How evenly work is spread needs two workers, and judgments name {len(work)}.")
     return _interval(work, _gini, seed)
 
 
