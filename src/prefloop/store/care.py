@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, select
 from prefloop.schema import Noun, new_id, now
 from prefloop.store import care_tables, tables
 from prefloop.store.database import Database, Unit
-from prefloop.store.rows import one_row, row_of
+from prefloop.store.rows import is_no_edit, one_row, row_of
 
 FEWEST_PEOPLE = 5
 """Below so many people what they said is not told, nor how many said it."""
@@ -214,7 +214,7 @@ def _readings(connection: Connection, study_id: str, worker_id: str | None = Non
     statement = (
         select(judgment.c.worker_id, judgment.c.decided_at, judgment.c.first_token_at, judgment.c.both_done_at)
         .join(comparison, comparison.c.id == judgment.c.comparison_id)
-        .where(comparison.c.study_id == study_id, comparison.c.edit_of.is_(None), judgment.c.revises.is_(None))
+        .where(comparison.c.study_id == study_id, is_no_edit(), judgment.c.revises.is_(None))
         .where(judgment.c.worker_id.is_not(None))
         .order_by(judgment.c.decided_at)
     )

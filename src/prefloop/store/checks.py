@@ -21,7 +21,7 @@ from prefloop.store import tables
 from prefloop.store.care import opt_outs
 from prefloop.store.check_tables import check, check_answer, check_item
 from prefloop.store.database import Database, Unit, checked_text
-from prefloop.store.rows import one_row, row_of
+from prefloop.store.rows import is_no_edit, one_row, row_of
 from prefloop.study import CheckSettings, picked_by
 
 CheckKind = Literal["gold", "calibration", "repeat"]
@@ -253,7 +253,7 @@ def _due(
         select(judgment.c.comparison_id)
         .join(comparison, comparison.c.id == judgment.c.comparison_id)
         .where(judgment.c.worker_id == worker_id, judgment.c.revises.is_(None))
-        .where(comparison.c.study_id == study_id, comparison.c.edit_of.is_(None))
+        .where(comparison.c.study_id == study_id, is_no_edit())
         .where(comparison.c.state == ComparisonState.JUDGED.value)
     )
     judged = connection.scalar(select(func.count()).select_from(own.subquery())) or 0

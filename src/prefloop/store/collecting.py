@@ -13,7 +13,14 @@ from prefloop.schema import Comparison, Conversation, Judgment, Noun, TreeMessag
 from prefloop.store import tables
 from prefloop.store.check_tables import check, check_answer
 from prefloop.store.database import Database
-from prefloop.store.rows import conversation_from, judgment_from, load_comparisons, one_row, tree_message_from
+from prefloop.store.rows import (
+    conversation_from,
+    is_no_edit,
+    judgment_from,
+    load_comparisons,
+    one_row,
+    tree_message_from,
+)
 
 
 class ConversationStanding(Noun):
@@ -95,7 +102,7 @@ class Collecting(Database):
             select(judgment.c.decided_at.label("at"))
             .join(comparison, comparison.c.id == judgment.c.comparison_id)
             .where(judgment.c.worker_id == worker_id, judgment.c.revises.is_(None))
-            .where(comparison.c.study_id == study_id, comparison.c.edit_of.is_(None)),
+            .where(comparison.c.study_id == study_id, is_no_edit()),
             select(check_answer.c.answered_at)
             .join(check, check.c.id == check_answer.c.check_id)
             .where(check.c.worker_id == worker_id, check.c.study_id == study_id),

@@ -20,7 +20,7 @@ from prefloop.schema import Mode, Tranche
 from prefloop.store import tables
 from prefloop.store.database import Database
 from prefloop.store.decisions import not_withdrawn
-from prefloop.store.rows import matching
+from prefloop.store.rows import is_no_edit, matching
 
 BATCH = 20_000
 """Comparisons in one batch, and in one read transaction."""
@@ -190,9 +190,7 @@ class Columns(Database):
 def _wanted(mode: Mode | None, tranche: Tranche | None, study_id: str | None) -> list[ColumnElement[bool]]:
     table = tables.comparison.c
     wanted = matching(mode=(table.mode, mode), tranche=(table.tranche, tranche), study_id=(table.study_id, study_id))
-    # SQLite would look IS NULL up in the unique index, and so go through all comparisons for each batch
-    is_no_edit = func.coalesce(table.edit_of, "") == ""
-    return [*wanted, is_no_edit, not_withdrawn(table.worker_id)]
+    return [*wanted, is_no_edit(), not_withdrawn(table.worker_id)]
 
 
 def _tuples(connection: Connection, statement: Any) -> list[tuple[Any, ...]]:

@@ -16,6 +16,7 @@ from prefloop.store.decisions import not_withdrawn, withdrawn
 from prefloop.store.rows import (
     as_messages,
     conversation_from,
+    is_no_edit,
     judgment_from,
     load_comparisons,
     load_paths,
@@ -131,7 +132,7 @@ class Reading(Database):
             one_row(connection, tables.study, study_id, "study")
             states = connection.execute(
                 select(comparison.c.state, func.count())
-                .where(comparison.c.study_id == study_id, comparison.c.edit_of.is_(None))
+                .where(comparison.c.study_id == study_id, is_no_edit())
                 .group_by(comparison.c.state)
             )
             counts = {ComparisonState(state): count for state, count in states}
@@ -141,7 +142,7 @@ class Reading(Database):
                     func.count(judgment.c.worker_id.distinct()),
                 )
                 .join(comparison, comparison.c.id == judgment.c.comparison_id)
-                .where(comparison.c.study_id == study_id, comparison.c.edit_of.is_(None))
+                .where(comparison.c.study_id == study_id, is_no_edit())
             ).one()
             conversations = connection.scalar(
                 select(func.count()).select_from(conversation).where(conversation.c.study_id == study_id)

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, RowMapping, Select, Table, bindparam, select
+from sqlalchemy import Column, ColumnElement, Connection, RowMapping, Select, Table, bindparam, func, select
 
 from prefloop.errors import NotFoundError
 from prefloop.schema import (
@@ -166,6 +166,14 @@ def _path(nodes: dict[str, RowMapping], leaf: str) -> list[RowMapping]:
 def as_messages(path: Iterable[TreeMessage]) -> tuple[Message, ...]:
     """What a model sees of a path."""
     return tuple(Message(role=node.role, text=node.text) for node in path)
+
+
+def is_no_edit() -> ColumnElement[bool]:
+    """True for a comparison that is not an edit of another one.
+
+    Not IS NULL: SQLite would look that up in the unique index, take it for one row and go through all comparisons.
+    """
+    return func.coalesce(tables.comparison.c.edit_of, "") == ""
 
 
 def matching(**wanted: tuple[ColumnElement[Any], Any]) -> list[ColumnElement[bool]]:

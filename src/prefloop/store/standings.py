@@ -9,6 +9,7 @@ from sqlalchemy import case, func, select
 from prefloop.schema import WEAKEST_GRADES, Noun
 from prefloop.store import tables
 from prefloop.store.database import Database
+from prefloop.store.rows import is_no_edit
 
 
 class SnapshotWins(Noun):
@@ -50,7 +51,7 @@ class Standings(Database):
             .join(comparison, comparison.c.id == judgment.c.comparison_id)
             .join(a, a.c.id == comparison.c.response_a_id)
             .join(b, b.c.id == comparison.c.response_b_id)
-            .where(comparison.c.study_id == study_id, comparison.c.edit_of.is_(None), judgment.c.grade.is_not(None))
+            .where(comparison.c.study_id == study_id, is_no_edit(), judgment.c.grade.is_not(None))
             .where(a.c.snapshot_id != b.c.snapshot_id, judgment.c.id.not_in(revised))
             .group_by(first, second, judgment.c.worker_id)
             .order_by(first, second, judgment.c.worker_id)
