@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,12 @@ def quality_page(url: str, limits: str) -> str:
 
     with Store.open(url) as store:
         return report_page(quality_report(store, limits=QualitySettings.model_validate_json(limits))).html()
+
+
+def _give_way() -> None:
+    """In the other process: whoever answers workers goes first."""
+    if hasattr(os, "nice"):
+        os.nice(10)
 
 
 class LiveQuality:
@@ -50,17 +57,16 @@ class LiveQuality:
 
     async def _make(self) -> None:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_give_way)
         try:
             made = asyncio.get_running_loop().run_in_executor(self._pool, quality_page, self._url, self._limits)
             self.html, self.problem = await made, ""
         except PrefloopError as error:
             self.problem = str(error)
         except BrokenProcessPool:  # killed from outside, for its memory say
-            self._pool, self.problem = (
-                None,
-                "The process that works the report out was ended; see the machine's memory.",
-            )
+            self._pool = None
+            self.problem = "The process that works the report out was ended; see the machine's memory."
         self._made_at = time.monotonic()
 
     def close(self) -> None:
