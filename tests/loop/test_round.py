@@ -89,6 +89,7 @@ def test_a_round_killed_in_collection_and_in_training_ends_whole(tmp_path: Path)
             assert counts["judged"] >= target
             assert study.state == "closed"
         assert {snapshot.kind for snapshot in store.snapshots()} == {"policy", "preference_model"}
+        assert {worker.is_simulated for worker in store.workers()} == {True}
         facts = done.facts
         assert 0.5 < facts["pm"]["best_possible"]["value"] <= 1.0
         assert facts["pm"]["accuracy_a"]["value"] <= facts["pm"]["best_possible"]["value"]

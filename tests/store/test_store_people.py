@@ -91,3 +91,13 @@ def test_text_that_no_database_holds_is_refused(store: Store, pseudonym: str) ->
     with pytest.raises(DataError, match="The pseudonym holds"):
         store.add_worker(Worker.model_construct(**{**Worker(pseudonym="").model_dump(), "pseudonym": pseudonym}))
     assert store.workers() == []
+
+
+def test_a_simulated_worker_is_known_before_they_come(store: Store, study: Study) -> None:
+    token = store.add_invitation(study.id, pseudonym="robot", is_simulated=True)
+    made = store.workers()
+    assert [(worker.pseudonym, worker.is_simulated) for worker in made] == [("robot", True)]
+    assert store.accept_invitation(token) == (made[0], study.id)
+    assert len(store.workers()) == 1
+    with pytest.raises(StateError, match="one use"):
+        store.add_invitation(study.id, uses=None, is_simulated=True)

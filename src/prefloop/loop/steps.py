@@ -292,7 +292,9 @@ async def _simulate(bench: Bench, url: str, studies: list[Study], missing: dict[
     async with asyncio.TaskGroup() as group:
         for study in studies:
             tokens = tuple(
-                bench.store.add_invitation(study.id, "worker", f"simulated-{study.name}-{i + 1:02d}", 1)
+                bench.store.add_invitation(
+                    study.id, "worker", f"simulated-{study.name}-{i + 1:02d}", 1, is_simulated=True
+                )
                 for i in range(len(traits))
             )
             extra = round(missing[study.id] * study.overlap)

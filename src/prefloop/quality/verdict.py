@@ -156,13 +156,17 @@ def _retest(retest: Measured, limits: QualitySettings) -> list[Finding]:
 def _pace(report: QualityReport, limits: QualitySettings) -> list[Finding]:
     """Simulated workers take no time to read; nobody is warned of them."""
     share = report.too_fast.interval
-    if share is None or share.low <= limits.most_too_fast or all(worker.is_simulated for worker in report.workers):
+    if share is None or share.low <= limits.most_too_fast or _are_simulated(report):
         return []
     return _warning(
         "pace",
         f"{_percent(share)} of judgments were made faster than both replies can be read.",
         "Look at the pay and the length of sessions, and read what the fastest workers chose.",
     )
+
+
+def _are_simulated(report: QualityReport) -> bool:
+    return all(worker.is_simulated for worker in report.workers)
 
 
 def _waste(report: QualityReport, limits: QualitySettings) -> list[Finding]:
@@ -222,6 +226,7 @@ def _drift(report: QualityReport) -> list[Finding]:
     return [
         finding
         for change in report.drift.changes
+        if change.measure != "too_fast" or not _are_simulated(report)
         for finding in _warning(
             "drift",
             f"Judging differs by {change.by}: {names[change.measure]} from {_percent(change.low)} ({change.lowest}) to "

@@ -47,6 +47,7 @@ class People(Database):
         role: Literal["worker", "researcher"] = "worker",
         pseudonym: str | None = None,
         uses: int | None = 1,
+        is_simulated: bool = False,
     ) -> str:
         """A new invitation's token, told this once.
 
@@ -54,7 +55,10 @@ class People(Database):
             study_id: where the worker begins; None invites to the workspace (a researcher, say).
             pseudonym: name of the worker it makes; later ones of the same link get a number behind it.
             uses: how many people may come by this link; with 1 it stays one worker's own way in; None is no limit.
+            is_simulated: the link is of one worker who is a program; that worker is made at once.
         """
+        if is_simulated and (uses != 1 or role != "worker"):
+            raise StateError(f"A simulated {role} with {uses} uses of a link is not known; a worker with one use is.")
         if uses is not None and uses < 1:
             raise StateError(f"An invitation for {uses} uses lets nobody in; give 1 or more.")
         token = secrets.token_urlsafe(TOKEN_BYTES)
@@ -75,6 +79,9 @@ class People(Database):
                 },
             )
             unit.log("researcher", "invitation.added", digest, study_id=study_id, role=role, uses=uses)
+            if is_simulated:
+                name = pseudonym or f"simulated-{secrets.token_hex(3)}"
+                _accept(unit, digest, 1, Worker(pseudonym=name, is_simulated=True), study_id)
             return token
 
         return self._write(work)
@@ -113,12 +120,7 @@ class People(Database):
             if accepted and row["pseudonym"]:
                 name = f"{name}-{len(accepted) + 1}"
             worker = Worker(pseudonym=name, role=row["role"])
-            insert_worker(unit, worker)
-            unit.insert(
-                acceptance,
-                {"digest": digest, "place": len(accepted) + 1, "worker_id": worker.id, "accepted_at": now()},
-            )
-            unit.log(worker.id, "invitation.accepted", digest, study_id=row["study_id"])
+            _accept(unit, digest, len(accepted) + 1, worker, row["study_id"])
             return worker, row["study_id"]
 
         return self._write(work)
@@ -171,6 +173,13 @@ class People(Database):
                 unit.log(worker_id, "session.ended", worker_id)
 
         self._write(work)
+
+
+def _accept(unit: Unit, digest: str, place: int, worker: Worker, study_id: str | None) -> None:
+    """A new worker by an invitation."""
+    insert_worker(unit, worker)
+    unit.insert(tables.acceptance, {"digest": digest, "place": place, "worker_id": worker.id, "accepted_at": now()})
+    unit.log(worker.id, "invitation.accepted", digest, study_id=study_id)
 
 
 def insert_worker(unit: Unit, worker: Worker) -> None:
