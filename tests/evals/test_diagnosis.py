@@ -65,7 +65,7 @@ def test_a_healthy_run_raises_nothing() -> None:
     found = diagnose("run", Evidence(**HEALTHY))
     assert found.cause is None
     assert not found.findings
-    assert len(found.healthy) == 7
+    assert len(found.healthy) == 8
     assert found.answer.startswith("Neither")
 
 
@@ -84,7 +84,7 @@ def test_what_is_not_known_accuses_nobody() -> None:
         ("optimiser_failing", {"kl": about(90.0, 5.0), "rise": about(0.2)}),
         ("optimiser_failing", {"moved_kl": 10.0, "kl": about(510.0, 5.0), "rise": about(1.5)}),  # a PM that likes noise
         ("optimiser_failing", {"kl": about(0.0, 0.001), "rise": about(0.0)}),
-        ("optimiser_failing", {"explained_variance": -0.4, "rise": about(0.02)}),
+        ("optimiser_failing", {"explained_variance": -0.4, "rise": about(0.02), "score_trend": 0.1}),
         ("pm_near_chance", {"explained_variance": -9.0, "rise": about(0.0), "learned": about(0.5)}),
         ("reward_gamed", {"length_correlation": about(0.95)}),
         ("reward_gamed", {"repeated": (about(0.1), about(0.7)), "held_out_rises": {"held_out": about(-0.3)}}),
@@ -134,6 +134,17 @@ def test_the_cause_that_explains_the_others_is_named_first() -> None:
     names = [finding.cause for finding in found.findings]
     assert names[:3] == ["template_mismatch", "optimiser_failing", "pm_near_chance"]
     assert found.cause == names[0]
+
+
+def test_a_few_prompts_seen_again_and_again_need_a_smaller_gap() -> None:
+    # 1,000 episodes: 50 replies to each of 20 prompts, 5 to each of 200
+    gap = {"rise": about(0.3), "score_trend": 0.6, "explained_variance": -0.3}
+    assert cause(**gap, training_prompts=20) == "policy_data_starved"
+    assert cause(**gap, training_prompts=200) is None
+    assert cause(**(gap | {"score_trend": 0.34}), training_prompts=20) is None  # within the interval of the rise
+    # a value model that misleads teaches nothing on its training prompts either
+    still = {"rise": about(0.04), "score_trend": 0.05, "explained_variance": -0.3}
+    assert cause(**still, training_prompts=20) == "optimiser_failing"
 
 
 def test_large_steps_that_teach_are_no_failure() -> None:

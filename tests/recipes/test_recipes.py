@@ -100,6 +100,17 @@ SANDBOX = (
         "sandbox_distilled",
     ),
     Case(
+        "ppo_sandbox/run.toml",
+        [
+            *TINY_POLICY,
+            "value_warmup_batches=1",
+            "policy=lm_sandbox_tiny",  # a demo's snapshots are not in this workspace
+            "preference_model=pmp_sandbox_tiny",
+            "held_out_preference_model=pmp_sandbox_tiny",
+        ],
+        "ppo_sandbox",
+    ),
+    Case(
         "pm_sandbox/run.toml",
         ["sandbox_judgments=32", "held_out_share=0.1", "pairs_per_step=16", "epochs=1"],
         "pm_sandbox",

@@ -187,6 +187,7 @@ def _logged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "score_trend": None
         if first_score is None or last_score is None or spread <= 0
         else (last_score - first_score) / spread,
+        "training_prompts": next((row["prompts/training"] for row in rows if "prompts/training" in row), None),
         "alarms": tuple(row["alarm/name"] for row in rows if "alarm/name" in row),
     }
 

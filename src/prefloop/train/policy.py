@@ -151,7 +151,7 @@ def train_policy(
         if checkpoint is None:
             folder.rewind(-1)
             start = evaluate(0, run.policy)
-            folder.log({"step": 0, "episodes": 0} | start.snapshot.metrics())
+            folder.log({"step": 0, "episodes": 0, "prompts/training": len(training)} | start.snapshot.metrics())
             state: dict[str, Any] = {
                 "batch": 0,
                 "alarms": None,
