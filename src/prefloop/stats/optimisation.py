@@ -170,8 +170,9 @@ def stop_place(
     learned from one kind of data share errors (paper 4.2), so where the gap shows that the policy exploits its own
     PM's, part of what the others still grant is such an error too. (2) `nat_cost` for each nat: a policy that walks
     away without earning anything unlearns its language, and PMs that never saw such text need not notice. Scores are
-    smoothed over neighbours, since a mean over prompts is noisy; KL is not, for where it leaps, one snapshot more is
-    one too many, and smoothing would put the blame on the snapshot before it too.
+    smoothed over neighbours, since a mean over prompts is noisy; the last one has one neighbour alone and is drawn
+    towards it, so that in doubt the advice stops a snapshot earlier. KL is not smoothed: where it leaps, one snapshot
+    more is one too many, and the snapshot before the leap is not to blame.
 
     Args:
         weights: of the held-out scores; equal where left out or none is above 0.
