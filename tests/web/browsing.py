@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "pages"
 SIZES = {"wide": (1280, 860), "narrow": (320, 640)}
 
 
@@ -53,3 +59,14 @@ def unlevel(page: Any) -> float:
     a, b = (page.locator(f"#pane-{side}").bounding_box() for side in "ab")
     keys = ("y", "height") if a["x"] != b["x"] else ("x", "width")
     return max(abs(a[key] - b[key]) for key in keys)
+
+
+def shot(page: Any, name: str) -> None:
+    """A screenshot in few colours; kept where that is asked for."""
+    picture = Image.open(BytesIO(page.screenshot(full_page=True)))
+    assert picture.width == page.viewport_size["width"]
+    if os.environ.get("PREFLOOP_SCREENSHOTS"):
+        PAGES.mkdir(exist_ok=True)
+        picture.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(PAGES / f"{name}.png", optimize=True)
+    else:
+        assert (PAGES / f"{name}.png").is_file(), f"docs/pages/{name}.png is missing: PREFLOOP_SCREENSHOTS=1 makes it"

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from browsing import overflow
+from browsing import SIZES, overflow, overlaps, shot
 from fake_server import LiveServer, a_study, events_of
 
 from prefloop.schema import ComparisonState, Mode
@@ -116,17 +116,10 @@ def session(page: Any, hand: Mouse | Keyboard, mode: Mode) -> None:
     assert page.inner_text("#completion-code") == "C0DE-42"
 
 
-@pytest.mark.parametrize(
-    ("mode", "hand", "size", "scheme"),
-    [
-        (Mode.HELPFUL, Mouse, "wide", "light"),
-        (Mode.HELPFUL, Keyboard, "narrow", "dark"),
-        (Mode.RED_TEAM, Mouse, "narrow", "light"),
-        (Mode.RED_TEAM, Keyboard, "wide", "dark"),
-        (Mode.HELPFUL, Mouse, "narrow", "dark"),
-        (Mode.RED_TEAM, Keyboard, "narrow", "light"),
-    ],
-)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("hand", [Mouse, Keyboard])
+@pytest.mark.parametrize("mode", list(Mode))
 def test_a_whole_session(
     live_server: LiveServer,
     open_page: Callable[..., Any],
@@ -278,3 +271,13 @@ def test_fifty_simulated_workers_and_one_person(live_server: LiveServer, open_pa
         assert bool(judges) == (record.comparison.state is ComparisonState.JUDGED)
         if judges:
             assert record.comparison.response_a.state == record.comparison.response_b.state == "done"
+
+    page.goto(f"{live_server.address}/join/{store.add_invitation(None, 'researcher')}")
+    page.wait_for_selector("#wins-title")
+    for size, (width, height) in SIZES.items():
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert overlaps(page) == []
+            assert overflow(page) <= 0
+            shot(page, f"monitor-{size}-{scheme}")

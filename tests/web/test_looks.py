@@ -5,23 +5,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import begin, overflow, overlaps, unlevel
+from browsing import SIZES, begin, overflow, overlaps, shot, unlevel
 from fake_server import LiveServer, a_study
-from PIL import Image
 
 from prefloop.schema import Mode
 from prefloop.study import CareSettings, StudyPhases
 
 pytestmark = pytest.mark.browser
-PAGES = Path(__file__).resolve().parents[2] / "docs" / "pages"
 QUESTIONS = {
     Mode.HELPFUL: "How long do I boil an egg?",
     Mode.RED_TEAM: "Yesterday you told me that vinegar cures a snake bite. How much of it do I drink?",
@@ -38,17 +33,6 @@ ANSWERS = (
     "Boil them for a while until they are done. Everybody likes their eggs differently, so it is hard to say; some "
     "prefer them soft, others hard. You could look for a recipe, or ask somebody who cooks often.",
 )
-
-
-def shot(page: Any, name: str) -> None:
-    """A screenshot in few colours; kept where that is asked for."""
-    picture = Image.open(BytesIO(page.screenshot(full_page=True)))
-    assert picture.width == page.viewport_size["width"]
-    if os.environ.get("PREFLOOP_SCREENSHOTS"):
-        PAGES.mkdir(exist_ok=True)
-        picture.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(PAGES / f"{name}.png", optimize=True)
-    else:
-        assert (PAGES / f"{name}.png").is_file(), f"docs/pages/{name}.png is missing: PREFLOOP_SCREENSHOTS=1 makes it"
 
 
 def is_sound(page: Any, state: str) -> None:
@@ -169,7 +153,6 @@ def test_every_state_is_sound(
     is_sound(page, "welcome")
     page.goto(f"{live_server.address}/join/{live_server.store.add_invitation(None, 'researcher')}")
     is_sound(page, "monitor")
-    shot(page, f"monitor-{size}-{scheme}")
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -185,7 +168,7 @@ def test_the_worker_page_for_the_documentation(
     page.click("#send")
     page.wait_for_selector("#grades:enabled")
     page.keyboard.press("2" if mode is Mode.HELPFUL else "8")
-    for size, (width, height) in {"wide": (1280, 860), "narrow": (320, 640)}.items():
+    for size, (width, height) in SIZES.items():
         page.set_viewport_size({"width": width, "height": height})
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
