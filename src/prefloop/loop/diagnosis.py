@@ -92,7 +92,7 @@ def diagnose_run(
     encoded = encode_prompts(start.renderer, evenly(prompts, _PROMPTS), room).prompts
     pm_folder = _training_folder(run.preference_model, workspace, store)
     pairs = [] if pm_folder is None else kept_pairs(pm_folder)
-    measured = _logged(rows) | measure_replies(
+    measured = _logged(rows, len(evaluation_prompts(folder))) | measure_replies(
         start, end, judges, encoded, run.max_response_tokens, pairs, seed, Gold(world()) if gold else None
     )
     learned = None if pm_folder is None else learned_accuracy(pm_folder)
@@ -160,8 +160,8 @@ def _last_snapshot(folder: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[Pat
     return path, int(path.name.removeprefix("episodes-"))
 
 
-def _logged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Fields of the evidence out of the run's own metrics."""
+def _logged(rows: Sequence[Mapping[str, Any]], prompts: int) -> dict[str, Any]:
+    """Fields of the evidence out of the run's own metrics; its snapshots were evaluated on so many prompts."""
     batches = [row for row in rows if "score/train" in row]
     snapshots = [row for row in rows if "eval/kl" in row]
     if not batches or not snapshots:
@@ -178,7 +178,7 @@ def _logged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     entropy = batches[0]["policy/entropy"]
     kl = last["kl"]
     return {
-        "kl": Interval(value=kl, low=last["kl_low"], high=last["kl_high"], n=0),
+        "kl": Interval(value=kl, low=last["kl_low"], high=last["kl_high"], n=prompts),
         "root_kl": max(kl, 0.0) ** 0.5,
         "clip_fraction": mean("policy/clip_fraction", batches),
         "moved_kl": max((row["policy/moved_kl"] for row in batches if "policy/moved_kl" in row), default=None),
