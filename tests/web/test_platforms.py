@@ -95,3 +95,34 @@ async def test_a_person_of_a_platform_is_one_worker_and_finds_the_way_back(open_
         assert listed.text == f"{PERSON},4.25\n"
         assert (await researcher.get(f"/researcher/bonuses/nowhere.csv?study={study.id}")).status_code == 404
         assert (await first.get(f"/researcher/bonuses/prolific.csv?study={study.id}")).status_code == 401
+
+
+async def test_the_platforms_statuses_stand_beside_the_work(open_room: Callable[..., Any]) -> None:
+    async with open_room() as room:
+        study = a_study(room.store, turns_per_conversation=1)
+        token = room.store.add_invitation(study.id, uses=3)
+        worked, idle = room.http(), room.http()
+        await worked.get(f"/join/{token}", params=LINK)
+        await idle.get(f"/join/{token}", params={**LINK, "PROLIFIC_PID": "idle", "SESSION_ID": "s2"})
+        await a_task(worked, study.id)
+        ids = [(await http.get("/api/me")).json()["worker_id"] for http in (worked, idle)]
+        table = f"Submission id,Status\n{SESSION},AWAITING REVIEW\ns3,APPROVED\n"
+        researcher = await room.researcher()
+        path = f"/api/research/studies/{study.id}/submissions"
+        found = (await researcher.post(f"{path}/prolific", json={"export": table})).json()
+        assert [tuple(one.values()) for one in found] == [
+            (SESSION, "submitted", ids[0], 1, 1),
+            ("s2", None, ids[1], 0, 0),  # here, and unknown there
+            ("s3", "approved", None, 0, 0),  # approved there, never seen here
+        ]
+        assert (await researcher.post(f"{path}/nowhere", json={"export": table})).status_code == 404
+        assert (await worked.post(f"{path}/prolific", json={"export": table})).status_code == 401
+        form = {"study": study.id, "platform": "prolific"}
+        page = await researcher.post("/researcher/submissions", data=form, files={"export": table.encode()})
+        assert page.status_code == 200
+        assert "never arrived" in page.text
+        assert "not in the export" in page.text
+        for damaged, words in ((b"Id,Time\n", "no column"), (b"\xff\xfe", "choose the CSV export")):
+            answer = await researcher.post("/researcher/submissions", data=form, files={"export": damaged})
+            assert answer.status_code == 422
+            assert words in answer.text

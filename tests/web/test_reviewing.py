@@ -136,6 +136,12 @@ def test_the_researchers_pages_are_sound(
     is_sound(f"/researcher/transcripts{of}", "Transcripts")
     is_sound(f"/researcher/transcripts/{pair.conversation_id}", "Transcript")
     is_sound(f"/researcher/spot-checks{of}", "Spot checks")
+    is_sound(f"/researcher/submissions{of}", "Platform’s submissions")
+    export = {"name": "export.csv", "mimeType": "text/csv", "buffer": b"Submission id,Status\ns1,APPROVED\n"}
+    page.set_input_files("#export", export)
+    page.click("text=Compare")
+    assert page.locator("td", has_text="never arrived").is_visible()
+    assert overflow(page) <= 0
     is_sound(f"/researcher/reports{of}", "Reports")
     is_sound(f"/researcher/checks{of}", "Checks")
     page.click("text=Judge it")

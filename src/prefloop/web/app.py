@@ -26,6 +26,7 @@ from prefloop.web import (
     review_api,
     reviewing,
     study_forms,
+    submissions,
     worker_api,
     worker_pages,
 )
@@ -122,6 +123,7 @@ def create_app(
     app.include_router(researcher.router)
     app.include_router(study_forms.router)
     app.include_router(people.router)
+    app.include_router(submissions.router)
     app.include_router(reviewing.router)
     app.include_router(research_api.router)
     app.include_router(people_api.router)
