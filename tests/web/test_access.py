@@ -174,7 +174,7 @@ async def test_consent_and_instructions_are_kept_word_for_word_and_asked_again_w
         worker = await room.worker(study)
         address = f"/study/{study.id}"
         assert "Your consent" in (await worker.get(address)).text
-        assert (await worker.http.post(f"{address}/consent", data={"version": "built-in-1"})).status_code == 303
+        assert (await worker.http.post(f"{address}/consent", data={"version": "built-in-2"})).status_code == 303
         page = (await worker.get(address)).text
         assert "What to do" in page
         assert "Be <em>kind</em>." in page
@@ -182,20 +182,20 @@ async def test_consent_and_instructions_are_kept_word_for_word_and_asked_again_w
         assert 'id="transcript"' in (await worker.get(address)).text
         me = (await worker.get("/api/me")).json()["worker_id"]
         consent, instructions = room.store.agreements(me, study.id)
-        assert (consent.kind, consent.version) == ("consent", "built-in-1")
+        assert (consent.kind, consent.version) == ("consent", "built-in-2")
         assert "Taking part is voluntary" in consent.text
         assert (instructions.kind, instructions.version) == ("instructions", "7")
         assert instructions.text.startswith("Be *kind*.")
 
         room.store.set_study_phases(study.id, StudyPhases(consent="We keep *all*.", consent_version="2"))
         assert "We keep <em>all</em>." in (await worker.get(address)).text
-        stale = await worker.http.post(f"{address}/consent", data={"version": "built-in-1"})
+        stale = await worker.http.post(f"{address}/consent", data={"version": "built-in-2"})
         assert stale.status_code == 409  # the text that was read is not the present one
         assert "Your consent" in (await worker.get(address)).text
         await worker.http.post(f"{address}/consent", data={"version": "2"})
         assert 'id="transcript"' in (await worker.get(address)).text  # the instructions are the same as before
         assert [(a.kind, a.version) for a in room.store.agreements(me, study.id)] == [
-            ("consent", "built-in-1"),
+            ("consent", "built-in-2"),
             ("instructions", "7"),
             ("consent", "2"),
         ]

@@ -147,6 +147,8 @@ def test_every_state_is_sound(
     is_sound(page, "end")
     page.goto(f"{live_server.address}/study/{study.id}/instructions")
     is_sound(page, "full instructions")
+    page.click("summary:has-text('Withdraw')")
+    is_sound(page, "withdrawal")
     page.goto(f"{live_server.address}/study/none")
     is_sound(page, "problem")
     page.goto(f"{live_server.address}/")

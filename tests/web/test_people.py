@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_server import a_study
+from test_worker_api import error_of
 
 from prefloop.schema import now
 from prefloop.store import Earning, WorkerFigures
@@ -76,6 +77,26 @@ async def test_a_pause_holds_at_once_and_ends(open_room: Callable[..., Any]) -> 
         assert answer.json()["error"]["code"] == "excluded"
         page = await researcher.get(f"/researcher/people/{id}?study={study.id}")
         assert page.text.count("spoke with them") == 3
+
+
+async def test_a_worker_withdraws_on_the_page(open_room: Callable[..., Any]) -> None:
+    async with open_room() as room:
+        study = a_study(room.store)
+        worker, other = await room.worker(study), await room.worker(study)
+        for one in (worker, other):
+            await one.judge(await one.turn(await one.begin()))
+        path = f"/study/{study.id}/withdraw"
+        assert (await worker.http.post(path)).status_code == 422  # not without the tick
+        assert len(list(room.store.judged(study_id=study.id))) == 2
+        me = (await worker.get("/api/me")).json()["worker_id"]
+        for status in (303, 403):  # a second click changes nothing
+            assert (await worker.http.post(path, data={"sure": "yes"})).status_code == status
+        assert [one.kind for one in room.store.decisions(me)] == ["withdraw"]
+        (left,) = room.store.judged(study_id=study.id)
+        assert left.judgment.worker_id == (await other.get("/api/me")).json()["worker_id"]
+        assert error_of(await worker.get(f"/api/studies/{study.id}/state")) == (403, "withdrawn")
+        page = await worker.http.get(f"/study/{study.id}", headers={"Accept": "text/html"})
+        assert "You have withdrawn your consent" in page.text
 
 
 async def test_figures_writing_and_transcript(open_room: Callable[..., Any]) -> None:

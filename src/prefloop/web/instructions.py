@@ -6,7 +6,7 @@ a new version, because who agreed to which is kept. Knows nothing of where they 
 
 from __future__ import annotations
 
-CONSENT_VERSION = "built-in-1"
+CONSENT_VERSION = "built-in-2"
 INSTRUCTIONS_VERSION = "built-in-2"
 
 CONSENT = """\
@@ -18,6 +18,9 @@ You are invited to take part in a study that teaches an AI assistant which answe
 - **What it is used for:** research, and training and testing of AI models. It may be published. So write nothing that
   identifies you or anybody else.
 - **Taking part is voluntary.** You can skip anything, take a break, and stop at any time without giving a reason.
+- **You can withdraw your consent** on the page of full instructions, which is always open to you. From then on nothing
+  that you wrote or judged is given out or trained on; your time is paid all the same.
+- Some pairs may be known to us already, or come to you a second time, so that we can tell how alike people judge.
 - What the assistant says is written by a machine. It can be wrong; do not rely on it.
 """
 
@@ -33,6 +36,9 @@ You are invited to take part in a study that teaches an AI assistant not to do h
   So never write real personal data, your own or anybody else's.
 - **Taking part is voluntary.** You choose the topics. You can skip anything, take a break, and stop at any time
   without giving a reason; none of it counts against you.
+- **You can withdraw your consent** on the page of full instructions, which is always open to you. From then on nothing
+  that you wrote or judged is given out or trained on; your time is paid all the same.
+- Some pairs may be known to us already, or come to you a second time, so that we can tell how alike people judge.
 """
 
 HELPFUL = """\

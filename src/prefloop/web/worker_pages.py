@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
 from prefloop.schema import Worker
-from prefloop.store import PlatformArrival
+from prefloop.store import PlatformArrival, WorkerDecision
 from prefloop.web.markdown import render_markdown
 from prefloop.web.platforms import arrival_of
 from prefloop.web.services import COOKIES, Services, Shared, SignedInWorker, sign_in
@@ -88,6 +88,18 @@ async def instructions(study_id: str, request: Request, worker: SignedInWorker, 
         "consent": render_markdown(shown.consent, keeps_lines=False),
     }
     return shared.templates.TemplateResponse(request, "full_instructions.html", facts)
+
+
+@router.post("/study/{study_id}/withdraw")
+async def withdraw(
+    study_id: str, worker: SignedInWorker, shared: Shared, sure: Annotated[Literal["yes"], Form()]
+) -> Response:
+    """The worker withdraws their consent, for good and everywhere in this workspace."""
+    await shared.turns.joined(worker, study_id)
+    wish = WorkerDecision(worker_id=worker.id, kind="withdraw", reason="On the page, by the worker.", by="the worker")
+    await shared.threads.run(shared.store.add_decision, wish)
+    shared.threads.forget()
+    return RedirectResponse(f"/study/{study_id}", 303)
 
 
 @router.post("/study/{study_id}/{kind}")
