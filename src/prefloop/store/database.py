@@ -73,8 +73,9 @@ class Database:
             if self.url.get_backend_name() == "sqlite":
                 self._engine, self._reader = _sqlite_engines(self.url)
             else:
+                # Connections beyond the pool are closed when they come back, and each new one is a server process more.
                 self._engine = self._reader = create_engine(
-                    self.url, json_serializer=_dumps, pool_size=10, max_overflow=20, pool_pre_ping=True
+                    self.url, json_serializer=_dumps, pool_size=30, max_overflow=0, pool_pre_ping=True
                 )
         except ImportError as error:
             raise UnavailableError(
