@@ -9,7 +9,10 @@ from typing import Any
 
 from fake_server import a_study
 
+from prefloop.schema import ComparisonState, Mode, Study, Tranche
+from prefloop.store import Earning, StudyProgress
 from prefloop.web import researcher_link
+from prefloop.web.researcher import effort_of
 
 
 async def test_numbers_of_a_study(open_room: Callable[..., Any]) -> None:
@@ -30,6 +33,21 @@ async def test_numbers_of_a_study(open_room: Callable[..., Any]) -> None:
         panel = await researcher.get(f"/researcher/panel?study={study.id}")
         assert panel.text.lstrip().startswith("<section")
         assert panel.text.count('class="state judged"') == 2
+        assert "Time and cost" in panel.text
+
+
+def test_time_and_cost_by_hand() -> None:
+    study = Study(name="a", mode=Mode.HELPFUL, tranche=Tranche.BASE, snapshots=(), target_comparisons=10)
+    one = Earning(
+        worker_id="w", pseudonym="w", tasks=1, judgments=4, worked_seconds=3000.0, credited_seconds=600.0,
+        bonus_minor_units=50, paid_minor_units=7,
+    )  # fmt: skip
+    states = dict.fromkeys(ComparisonState, 0) | {ComparisonState.JUDGED: 4}
+    progress = StudyProgress(comparisons=states, judgments=5, conversations=1, workers=1)
+    # 3,600 s for 5 judgments are 12 min each; 4 comparisons took an hour, 6 are left; at 2 a minute, 3 minutes
+    assert effort_of([one], study, progress, 2.0) == (1.0, 12.0, 1.5, 3.0, 50, 7)
+    nothing = progress.model_copy(update={"comparisons": dict.fromkeys(states, 0), "judgments": 0})
+    assert effort_of([], study, nothing, 0.0) == (0.0, None, None, None, 0, 0)
 
 
 async def test_an_empty_workspace_says_what_to_do(open_room: Callable[..., Any]) -> None:

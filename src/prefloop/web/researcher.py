@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from prefloop.report import Report
 from prefloop.schema import ComparisonState, Interval, Study
 from prefloop.stats import clustered_ratio, wilson
-from prefloop.store import Researcher, SnapshotWins, Store
+from prefloop.store import Earning, Researcher, SnapshotWins, Store, StudyProgress
 from prefloop.web.problems import Problem
 from prefloop.web.services import AsResearcher, AsReviewer, Services, Shared
 
@@ -141,8 +141,10 @@ async def _facts(shared: Services, study_id: str | None, before: str | None) -> 
     answered = sum(counts.responses.values())
     weight = sum(share.weight for share in chosen.snapshots)
     shares = {share.snapshot_id: share.weight / weight for share in chosen.snapshots}
+    progress = next(progress for study, progress in rows if study.id == chosen.id)
     return facts | {
-        "progress": next(progress for study, progress in rows if study.id == chosen.id),
+        "progress": progress,
+        "effort": effort_of(await count(store.earnings, chosen.id), chosen, progress, sum(counts.minutes[-5:]) / 5),
         "counts": counts,
         "last_minutes": sum(counts.minutes[-5:]),
         "busiest_minute": max(counts.minutes),
@@ -156,6 +158,32 @@ async def _facts(shared: Services, study_id: str | None, before: str | None) -> 
             for id in dict.fromkeys([*shares, *counts.responses])
         ],
     }
+
+
+class Effort(NamedTuple):
+    """What a study has taken and will take; None where that cannot be told yet. Money in smallest units."""
+
+    hours: float
+    minutes_a_judgment: float | None
+    hours_to_target: float | None
+    minutes_to_target: float | None
+    bonuses: int
+    paid: int
+
+
+def effort_of(earnings: Sequence[Earning], study: Study, progress: StudyProgress, a_minute: float) -> Effort:
+    """Time and cost so far, and at the same pace to the target: work by all workers, and by the clock."""
+    hours = sum(one.worked_seconds + one.credited_seconds for one in earnings) / 3600.0
+    judged = progress.comparisons[ComparisonState.JUDGED]
+    left = None if study.target_comparisons is None else max(study.target_comparisons - judged, 0)
+    return Effort(
+        hours=hours,
+        minutes_a_judgment=60.0 * hours / progress.judgments if progress.judgments else None,
+        hours_to_target=hours / judged * left if judged and left is not None else None,
+        minutes_to_target=left / a_minute if left is not None and a_minute else None,
+        bonuses=sum(one.bonus_minor_units for one in earnings),
+        paid=sum(one.paid_minor_units for one in earnings),
+    )
 
 
 def win_rates(wins: Sequence[SnapshotWins], names: dict[str, str]) -> list[tuple[str, str, Interval, int]]:
