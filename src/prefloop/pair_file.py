@@ -1,7 +1,7 @@
 """Pairs on disk: a sequence that holds one pair at a time in memory. Knows pairs and places, not where they come from.
 
 What trains and evaluates asks for pairs by their places and goes through them more than once; here that costs a read
-each time and eight bytes a pair, however long the texts are and however many pairs there are.
+each time and sixteen bytes a pair, however long the texts are and however many pairs there are.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -53,7 +54,7 @@ class PairFile(_Picked):
 
     def __init__(self, pairs: Iterable[PreferencePair], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        ends = [0]
+        ends = array("q", [0])
         with tempfile.TemporaryFile(dir=folder) as file:
             for pair in pairs:
                 ends.append(ends[-1] + file.write(pair.model_dump_json(exclude_defaults=True).encode()))

@@ -5,7 +5,7 @@ Knows texts and judgments, no preference model.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from pydantic import Field
 from prefloop.errors import DataError
 from prefloop.schema import Interval, Message, Noun, PreferencePair
 from prefloop.stats import accuracy_ceiling, raw_agreement
+from prefloop.stats.intervals import Labels
 
 __all__ = ["Agreement", "TfidfRegression", "worker_agreement"]
 
@@ -67,7 +68,7 @@ class Agreement(Noun):
     model: Interval | None = Field(None, description="accuracy of the model on the same judgments")
 
 
-def worker_agreement(pairs: Sequence[PreferencePair], clusters: Sequence[Hashable], seed: int = 0) -> Agreement:
+def worker_agreement(pairs: Sequence[PreferencePair], clusters: Labels, seed: int = 0) -> Agreement:
     """Agreement of different workers on the comparisons that several of them judged.
 
     Errors:

@@ -9,7 +9,9 @@ A pair is right when the chosen reply has the higher score; equal scores count h
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Mapping, Sequence
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import Field
@@ -30,7 +32,7 @@ from prefloop.stats import (
     clustered_ratio,
     clustered_share,
 )
-from prefloop.stats.intervals import LEVEL, Floats
+from prefloop.stats.intervals import LEVEL, Floats, Ints, Labels, label_codes
 from prefloop.store import Store
 
 __all__ = ["PreferenceEvaluation", "ScoredPair", "evaluate_preference", "fitted_temperature"]
@@ -157,9 +159,7 @@ def evaluate_preference(
     differences = chosen_scores - rejected_scores
     if not np.isfinite(differences).all():
         raise DataError(f"{(~np.isfinite(differences)).sum()} of {len(kept)} differences are not finite; train anew.")
-    codes: dict[str, int] = {}
-    clusters = [codes.setdefault(conversation_key(pair), len(codes)) for pair in kept_pairs]
-    del codes
+    clusters = _conversations(kept_pairs)
     right = _right(differences)
     names = slice_names(kept_pairs) | ({} if groups is None else {"group": [groups[place] for place in kept]})
     mean_score = (chosen_scores.mean() + rejected_scores.mean()) / 2
@@ -180,7 +180,7 @@ def evaluate_preference(
     try:
         agreement = worker_agreement(kept_pairs, clusters, seed)
         twice = judged_twice(kept_pairs)
-        on_same = clustered_share(right[twice], [clusters[place] for place in twice], seed=seed)
+        on_same = clustered_share(right[twice], clusters[twice], seed=seed)
         known["agreement"] = agreement.model_copy(update={"model": on_same})
     except DataError as error:
         unknown.append(str(error))
@@ -193,7 +193,7 @@ def evaluate_preference(
     worst = [place for place in np.argsort(differences, kind="stable")[:_WORST].tolist() if differences[place] < 0]
     evaluation = PreferenceEvaluation(
         pairs=len(kept),
-        conversations=len(set(clusters)),
+        conversations=int(clusters.max()) + 1,
         dropped_pairs=len(pairs) - len(kept),
         accuracy=share(right),
         loss=clustered_mean(np.logaddexp(0, -differences), clusters, bounds=(0.0, np.inf), seed=seed),
@@ -218,7 +218,7 @@ def evaluate_preference(
     return evaluation
 
 
-def fitted_temperature(differences: Sequence[float] | Floats, clusters: Sequence[Hashable]) -> Interval | None:
+def fitted_temperature(differences: Sequence[float] | Floats, clusters: Labels) -> Interval | None:
     """The T that makes the mean of -log sigmoid(difference / T) least, with a clustered sandwich interval.
 
     None where there is no positive finite one: every pair is right, or the differences are no better than chance.
@@ -232,11 +232,9 @@ def fitted_temperature(differences: Sequence[float] | Floats, clusters: Sequence
     if slope(0.0) <= 0 or (given >= 0).all() or slope(1e3 * scale) > 0:
         return None
     inverse = float(optimize.brentq(slope, 0.0, 1e3 * scale))
-    codes = {label: code for code, label in enumerate(dict.fromkeys(clusters))}
-    sums = np.zeros(len(codes))
-    np.add.at(sums, [codes[label] for label in clusters], given * special.expit(-inverse * given))
+    sums = np.bincount(label_codes(clusters)[0], weights=given * special.expit(-inverse * given))
     curvature = (given**2 * special.expit(inverse * given) * special.expit(-inverse * given)).sum()
-    value, count = 1 / inverse, len(codes)
+    value, count = 1 / inverse, len(sums)
     if count < 2:
         return Interval(value=value, low=0.0, high=np.inf, n=len(given), clusters=count)
     spread = np.sqrt((sums**2).sum() * count / (count - 1)) / curvature / inverse  # standard error of log T
@@ -246,24 +244,30 @@ def fitted_temperature(differences: Sequence[float] | Floats, clusters: Sequence
     return Interval(value=value, low=low, high=high, n=len(given), clusters=count)
 
 
-def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[list[int], Floats, Floats]:
+def _conversations(pairs: Sequence[PreferencePair]) -> Ints:
+    """A number for each pair's conversation, told apart by eight bytes of a hash: keys can be as long as the texts."""
+    keys = (hashlib.blake2b(conversation_key(pair).encode(), digest_size=8).digest() for pair in pairs)
+    names = np.fromiter((int.from_bytes(key, "big", signed=True) for key in keys), dtype=np.int64, count=len(pairs))
+    return label_codes(names)[0]
+
+
+def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[Ints, Floats, Floats]:
     """The places of the pairs that the scorer takes, and their scores: of the chosen and of the rejected replies."""
-    kept: list[int] = []
-    values: list[float] = []
+    kept, values = array("q"), array("d")
     for start in range(0, len(pairs), _PAIRS_A_BLOCK):
         block = pairs[start : start + _PAIRS_A_BLOCK]
         try:
-            values += _score_block(scorer, block)
-            kept += range(start, start + len(block))
+            values.extend(_score_block(scorer, block))
+            kept.extend(range(start, start + len(block)))
         except DataError:  # one of them is too long: find out which
             for place, pair in enumerate(block, start):
                 with contextlib.suppress(DataError):  # counted as dropped
-                    values += _score_block(scorer, [pair])
+                    values.extend(_score_block(scorer, [pair]))
                     kept.append(place)
     if not kept:
         raise DataError(f"None of the {len(pairs)} pairs fits the scorer's window; take shorter ones.")
     scores = np.array(values)
-    return kept, scores[0::2], scores[1::2]
+    return np.array(kept), scores[0::2], scores[1::2]
 
 
 def _score_block(scorer: Scorer, pairs: Sequence[PreferencePair]) -> list[float]:
@@ -294,7 +298,7 @@ def _right(differences: Floats) -> Floats:
 
 
 def _slices(
-    names: Mapping[str, Sequence[str]], right: Floats, clusters: Sequence[Hashable], seed: int
+    names: Mapping[str, Sequence[str]], right: Floats, clusters: Ints, seed: int
 ) -> dict[str, dict[str, Interval]]:
     """Accuracy by each property, in the property's own order."""
     slices: dict[str, dict[str, Interval]] = {}
@@ -302,7 +306,7 @@ def _slices(
         slices[kind] = {}
         for name in slice_order(kind, of_pair):
             places = [place for place, other in enumerate(of_pair) if other == name]
-            slices[kind][name] = clustered_share(right[places], [clusters[place] for place in places], seed=seed)
+            slices[kind][name] = clustered_share(right[places], clusters[places], seed=seed)
     return slices
 
 

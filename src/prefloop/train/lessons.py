@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from prefloop.errors import ConfigError, DataError
 from prefloop.pair_file import picked
@@ -35,7 +39,7 @@ def usable_pairs(pairs: Sequence[PreferencePair]) -> UsablePairs:
     """
     if not pairs:
         raise DataError("There are no pairs to train on; collect or import comparisons, or widen mode and tranche.")
-    kept: list[int] = []
+    kept = array("q")
     identical = 0
     for place, pair in enumerate(pairs):
         if pair.chosen == pair.rejected:
@@ -57,8 +61,8 @@ class Lessons(NamedTuple):
     """The usable pairs, and per pair the probability that `chosen` is better and the weight of its loss."""
 
     pairs: Sequence[PreferencePair]
-    probabilities: list[float]
-    weights: list[float]
+    probabilities: NDArray[np.float64]
+    weights: NDArray[np.float64]
     dropped_weightless: int
 
     @classmethod
@@ -85,23 +89,17 @@ class Lessons(NamedTuple):
         """
         if pair_weights is not None and len(pair_weights) != len(pairs):
             raise DataError(f"{len(pair_weights)} weights do not fit {len(pairs)} usable pairs; give one for each.")
-        raw: list[float] = []
-        probabilities: list[float] = []
+        weights, probabilities = np.empty(len(pairs)), np.empty(len(pairs))
         for place, pair in enumerate(pairs):
             lambda_ = red_team_weight if pair.mode == Mode.RED_TEAM else 1.0
             own = 1.0 if pair_weights is None else pair_weights[place]
-            raw.append(lambda_ * own * (worker_weights or {}).get(pair.worker_id or "", 1.0))
-            probabilities.append(_probability(pair.grade, grade_probabilities))
-        kept = [place for place, weight in enumerate(raw) if weight > 0]
-        if pairs and not kept:
+            weights[place] = lambda_ * own * (worker_weights or {}).get(pair.worker_id or "", 1.0)
+            probabilities[place] = _probability(pair.grade, grade_probabilities)
+        kept = np.flatnonzero(weights > 0)
+        if len(pairs) and not len(kept):
             raise DataError(f"All {len(pairs)} pairs have weight 0, so there is nothing to learn; raise some weights.")
-        mean = math.fsum(raw[place] for place in kept) / max(len(kept), 1)
-        return cls(
-            picked(pairs, kept),
-            [probabilities[place] for place in kept],
-            [raw[place] / mean for place in kept],
-            len(pairs) - len(kept),
-        )
+        mean = math.fsum(weights[kept]) / max(len(kept), 1)
+        return cls(picked(pairs, kept), probabilities[kept], weights[kept] / mean, len(pairs) - len(kept))
 
 
 def _probability(grade: int | None, by_strength: Sequence[float]) -> float:

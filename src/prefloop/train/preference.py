@@ -132,7 +132,7 @@ def train_preference(
     for step in bar:
         number = step + 1
         places = plan.places(step)
-        chances, counted = ([values[place] for place in places] for values in (lessons.probabilities, lessons.weights))
+        chances, counted = (values[places].tolist() for values in (lessons.probabilities, lessons.weights))
         encoded = encode(model, [lessons.pairs[place] for place in places], counts, chances, counted)
         rate = run.learning_rate * _schedule(step, len(plan), run)
         for group in optimizer.param_groups:
@@ -362,9 +362,9 @@ def _schedule(step: int, steps: int, run: PreferenceRun) -> float:
 def _fingerprint(lessons: Lessons) -> str:
     """Hash of all that training sees of the pairs, in order."""
     digest = hashlib.sha256()
-    for pair, *counted in zip(lessons.pairs, lessons.probabilities, lessons.weights, strict=True):
+    for pair, probability, weight in zip(lessons.pairs, lessons.probabilities, lessons.weights, strict=True):
         texts = [conversation_key(pair), *(f"{turn.role}:{turn.text}" for turn in pair.context)]
         digest.update("\x1f".join([*texts, pair.chosen, pair.rejected, "\x1e"]).encode())
-        if counted != [1.0, 1.0]:
-            digest.update(repr(counted).encode())
+        if (probability, weight) != (1.0, 1.0):
+            digest.update(repr([float(probability), float(weight)]).encode())
     return digest.hexdigest()
