@@ -21,7 +21,7 @@ import httpx
 from prefloop.errors import ConfigError, ModelError, NotFoundError, UnavailableError
 from prefloop.schema import FinishReason, Message, ResponderEvent, ResponderRequest
 
-__all__ = ["HttpScorer", "OpenAIResponder"]
+__all__ = ["HttpScorer", "OpenAIResponder", "api_root", "refusal", "trusts_environment"]
 
 _FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 _LONGEST_LINE_BYTES = 1 << 20
@@ -45,7 +45,7 @@ class OpenAIResponder:
     """
 
     def __init__(self, base_url: str, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
-        self.base_url = _api_root(base_url)
+        self.base_url = api_root(base_url)
         self.timeout_seconds = timeout_seconds
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._client: aiohttp.ClientSession | None = None
@@ -77,7 +77,7 @@ class OpenAIResponder:
             ):
                 body = await response.read()
             if response.status != 200:
-                raise UnavailableError(f"{self.base_url} refused to list its models: {_refusal(response.status, body)}")
+                raise UnavailableError(f"{self.base_url} refused to list its models: {refusal(response.status, body)}")
             return [str(entry["id"]) for entry in json.loads(body)["data"]]
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UnavailableError(self._no_connection(error)) from None
@@ -97,7 +97,7 @@ class OpenAIResponder:
                 if response.status != 200:
                     async with asyncio.timeout(self.timeout_seconds):
                         body = await response.read()
-                    yield _error(f"The model server refused the request: {_refusal(response.status, body)}")
+                    yield _error(f"The model server refused the request: {refusal(response.status, body)}")
                     return
                 clock = asyncio.get_running_loop().time
                 patience_seconds = self.timeout_seconds
@@ -127,7 +127,7 @@ class OpenAIResponder:
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),
-                trust_env=_trusts_environment(self.base_url),
+                trust_env=trusts_environment(self.base_url),
             )
         return self._client
 
@@ -149,11 +149,11 @@ class HttpScorer:
     def __init__(
         self, base_url: str, model: str, *, timeout_seconds: float = 600.0, batch_conversations: int = 256
     ) -> None:
-        self.base_url = _api_root(base_url)
+        self.base_url = api_root(base_url)
         self.model = model
         self._batch = batch_conversations
         self._client = httpx.Client(
-            base_url=self.base_url, timeout=timeout_seconds, trust_env=_trusts_environment(self.base_url)
+            base_url=self.base_url, timeout=timeout_seconds, trust_env=trusts_environment(self.base_url)
         )
 
     def __enter__(self) -> Self:
@@ -194,9 +194,9 @@ class HttpScorer:
                 "see whether it runs."
             ) from None
         if response.status_code == 404:
-            raise NotFoundError(_refusal(response.status_code, response.content))
+            raise NotFoundError(refusal(response.status_code, response.content))
         if 400 <= response.status_code < 500:
-            raise ModelError(_refusal(response.status_code, response.content))
+            raise ModelError(refusal(response.status_code, response.content))
         try:
             if response.status_code != 200:
                 raise ValueError(response.status_code)
@@ -206,7 +206,7 @@ class HttpScorer:
         except (ValueError, TypeError, KeyError):
             raise UnavailableError(
                 f"{self.base_url}/scores did not answer with one score a conversation: "
-                f"{_refusal(response.status_code, response.content)}"
+                f"{refusal(response.status_code, response.content)}"
             ) from None
         return scores
 
@@ -326,7 +326,7 @@ def _without_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _refusal(status: int, body: bytes) -> str:
+def refusal(status: int, body: bytes) -> str:
     """What a server says about a refused request, its status in front where it says nothing of use."""
     try:
         error = json.loads(body)["error"]
@@ -338,7 +338,12 @@ def _refusal(status: int, body: bytes) -> str:
     return f"HTTP {status} {body[:200].decode(errors='replace')!r}"
 
 
-def _api_root(base_url: str) -> str:
+def api_root(base_url: str) -> str:
+    """The address with its final /v1.
+
+    Errors:
+        ConfigError: it is none.
+    """
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL:
@@ -349,6 +354,6 @@ def _api_root(base_url: str) -> str:
     return root if root.endswith("/v1") else f"{root}/v1"
 
 
-def _trusts_environment(base_url: str) -> bool:
+def trusts_environment(base_url: str) -> bool:
     """A proxy from the environment is meant for other machines, not for this one."""
     return urlsplit(base_url).hostname not in _LOOPBACK

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefloop.losses.ppo import explained_variance, policy_loss, token_logps, value_loss
+from prefloop.losses.ppo import explained_variance, importance_weights, policy_loss, token_logps, value_loss
 
 LOG_2 = math.log(2)
 
@@ -124,3 +124,52 @@ def test_explained_variance() -> None:
     assert explained_variance(torch.tensor([3.0, 2.0, 1.0, 0.0]), returns, everywhere) == pytest.approx(-3.0)
     assert math.isnan(explained_variance(returns, torch.ones(4), everywhere))
     assert math.isnan(explained_variance(returns, returns, torch.tensor([True, False, False, False])))
+
+
+def test_importance_weights_by_hand() -> None:
+    # the policy gives 0.3, 0.2, 0.4 where the sampler gave 0.2, 0.4, 0.1: ratios 1.5, 0.5 and 4, which is cut at 2
+    policy, sampler = torch.tensor([0.3, 0.2, 0.4, 0.9]).log(), torch.tensor([0.2, 0.4, 0.1, 0.1]).log()
+    found = importance_weights(policy, sampler, torch.tensor([True, True, True, False]), limit=2.0)
+    torch.testing.assert_close(found.weights, torch.tensor([1.5, 0.5, 2.0, 0.0]))
+    assert found.mean == pytest.approx(4 / 3)
+    assert found.truncated == pytest.approx(1 / 3)
+    # |log 1.5| + |log 0.5| + |log 4| = 0.405465 + 0.693147 + 1.386294 = 2.484907
+    assert found.mean_difference == pytest.approx(2.484907 / 3)
+    assert found.largest_difference == pytest.approx(2 * LOG_2)
+
+
+def test_importance_weights_of_nothing_and_of_what_cannot_be() -> None:
+    found = importance_weights(torch.zeros(1, 0), torch.zeros(1, 0), torch.zeros(1, 0).bool(), 2.0)
+    assert [value.item() for value in found[1:]] == [0.0, 0.0, 0.0, 0.0]
+    far = importance_weights(
+        torch.tensor([-1.0, math.nan]), torch.tensor([-9999.0, 0.0]), torch.tensor([True, False]), 2.0
+    )
+    assert far.weights.tolist() == [2.0, 0.0]
+    assert far.mean_difference == 9998
+
+
+def test_weights_scale_each_term_of_the_policy_loss_and_nothing_else() -> None:
+    # as above: terms 1.2, 0.5, -2.2, -0.8; weights 1, 2, 0.5, 0: -(1.2 + 1 - 1.1) / 4
+    ratios, is_response = torch.tensor([1.5, 0.5, 1.1, 0.5, 99.0]), torch.tensor([True, True, True, True, False])
+    advantages, weights = torch.tensor([1.0, 1.0, -2.0, -1.0, 50.0]), torch.tensor([1.0, 2.0, 0.5, 0.0, math.nan])
+    plain = policy_loss(ratios.log(), torch.zeros(5), advantages, is_response, 0.2, 4)
+    found = policy_loss(ratios.log(), torch.zeros(5), advantages, is_response, 0.2, 4, weights)
+    torch.testing.assert_close(found.loss, torch.tensor(-1.1 / 4))
+    assert found[1:] == plain[1:]
+    assert policy_loss(ratios.log(), torch.zeros(5), advantages, is_response, 0.2, 4, torch.ones(5)).loss == plain.loss
+
+
+def test_weighted_terms_have_the_gradient_that_the_policy_s_own_samples_would_give() -> None:
+    # Two tokens, policy p = (0.7, 0.3), sampler q = (0.4, 0.6), advantages 1 and -1, both ratios 1. The expectation of
+    # the weighted gradient over q, weights 1.75 (below the limit) and 0.5, is that of the plain one over p.
+    logits = torch.tensor([0.7, 0.3]).log().requires_grad_()
+    sampler, is_response = torch.tensor([0.4, 0.6]), torch.tensor([True, True])
+    logps, advantages = logits.log_softmax(-1), torch.tensor([1.0, -1.0])
+    weights = importance_weights(logps.detach(), sampler.log(), is_response, 2.0).weights
+    terms = [
+        policy_loss(logps[i : i + 1], logps[i : i + 1].detach(), advantages[i : i + 1], is_response[:1], 0.2, 1, w)
+        for i, w in enumerate(weights.split(1))
+    ]
+    weighted = torch.autograd.grad(sum(q * term.loss for q, term in zip(sampler, terms, strict=True)), logits)[0]
+    # -(p1 A1 grad log p1 + p2 A2 grad log p2) = -(0.7 * (0.3, -0.3) - 0.3 * (-0.7, 0.7)) = (-0.42, 0.42)
+    torch.testing.assert_close(weighted, torch.tensor([-0.42, 0.42]))

@@ -60,8 +60,13 @@ def serve(
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8500, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a forward pass.")
+@click.option(
+    "--weights-folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A PPO run elsewhere may load weights from below it and sample from them.",
+)
 @workspace_option
-def model_server(host: str, port: int, threads: int | None, workspace_path: Path) -> None:
+def model_server(host: str, port: int, threads: int | None, weights_folder: Path | None, workspace_path: Path) -> None:
     """Serve the deployed snapshots to any OpenAI client, and PM scores."""
     from prefloop.engine import serve as serve_models
     from prefloop.loop.serving import publish
@@ -69,7 +74,7 @@ def model_server(host: str, port: int, threads: int | None, workspace_path: Path
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
         manifest = publish(workspace, store)
-    serve_models(manifest, host=host, port=port, threads=threads)
+    serve_models(manifest, host=host, port=port, threads=threads, weights_folder=weights_folder)
 
 
 COMMANDS = (serve, model_server)

@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="CPU threads of a forward pass")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda ...")
     parser.add_argument("--max-rows", type=int, default=128, help="replies decoded at once by one model")
+    parser.add_argument("--weights-folder", type=Path, help="a PPO run elsewhere may load weights from below it")
     parser.add_argument("--child", action="store_true", help="end when standard input ends")
     options = parser.parse_args()
     try:
@@ -29,6 +30,7 @@ def main() -> int:
             threads=options.threads,
             device=options.device,
             max_rows=options.max_rows,
+            weights_folder=options.weights_folder,
             is_child=options.child,
         )
     except UserError as error:

@@ -5,6 +5,7 @@ POST /v1/chat/completions    replies, whole or streamed
 POST /v1/scores              raw scores of a preference model: {model, conversations} -> {scores}
 GET  /health                 {"status": "ok", "running_rows": how many replies are being decoded}
 POST /admin/reload           reads the manifest again; from this machine alone, with the token given at the start
+and those of `completions`, for a PPO run that samples here
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,6 +24,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from prefloop.engine.chat import ChatReply
+from prefloop.engine.completions import sampling_routes
 from prefloop.engine.registry import Registry
 from prefloop.engine.requests import ApiError, ChatRequest, ScoresRequest, sentence_of
 from prefloop.errors import DataError, NotFoundError, StateError, UserError
@@ -33,12 +36,15 @@ _LOOK_FOR_DISCONNECT_SECONDS = 0.25
 _CLIENT_IS_GONE = 499
 
 
-def create_model_server(registry: Registry, admin_token: str | None = None) -> FastAPI:
+def create_model_server(
+    registry: Registry, admin_token: str | None = None, weights_folder: Path | None = None
+) -> FastAPI:
     """The server as an ASGI application.
 
     Args:
         registry: what is served; closed when the application ends.
         admin_token: opens POST /admin/reload; without one the route refuses everybody.
+        weights_folder: from below it a run may load weights to sample from; without one from nowhere.
     """
 
     @asynccontextmanager
@@ -48,6 +54,7 @@ def create_model_server(registry: Registry, admin_token: str | None = None) -> F
 
     app = FastAPI(title="prefloop model server", lifespan=lifespan)
     _add_error_handlers(app)
+    app.include_router(sampling_routes(registry, weights_folder))
     started_at = int(time.time())
 
     @app.get("/v1/models")

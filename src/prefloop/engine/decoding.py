@@ -53,12 +53,18 @@ class Job:
     ) -> None:
         self.prompt_ids, self.settings, self.keys = prompt_ids, settings, keys
         self.texts = [TextStream(decode, settings.stop) for _ in keys]
-        self.tokens = [0] * len(keys)
+        self.ids: list[list[int]] = [[] for _ in keys]
+        self.logps: list[list[float]] = [[] for _ in keys]
         self.error: str | None = None
         self.loop = asyncio.get_running_loop()
         self._unfinished = len(keys)
         self._updates: deque[Update] = deque()
         self._news = asyncio.Event()
+
+    @property
+    def tokens(self) -> list[int]:
+        """Drawn so far, of each reply."""
+        return [len(ids) for ids in self.ids]
 
     async def updates(self) -> AsyncIterator[list[Update]]:
         """All news since the last time, until every reply is finished.
@@ -182,10 +188,11 @@ class DecodingThread:
             self._fail(jobs, failure)
             return
         touched = set()
-        for handle, token, _, reason in stepped:
+        for handle, token, logp, reason in stepped:
             job, reply = self._rows[handle]
             text = job.texts[reply]
-            job.tokens[reply] += 1
+            job.ids[reply].append(token)
+            job.logps[reply].append(logp)
             piece = "" if reason == "stop" else text.push(token)  # the end token is no text
             if reason is not None:
                 piece += text.finish()

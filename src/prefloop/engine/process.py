@@ -38,6 +38,7 @@ class ModelServerProcess:
         port: 0 takes any free one; a restart keeps it.
         threads: CPU threads of a forward pass.
         device: auto, cpu, cuda ...
+        weights_folder: from below it a PPO run elsewhere may load the weights that it samples from.
         log: file that the server's messages are added to; without one they are kept until the end.
         start_timeout_seconds: for loading the models.
 
@@ -55,11 +56,13 @@ class ModelServerProcess:
         threads: int | None = None,
         device: str = "auto",
         max_rows: int = 128,
+        weights_folder: Path | None = None,
         log: Path | None = None,
         start_timeout_seconds: float = 300.0,
     ) -> None:
         self.manifest, self.host, self.port = Path(manifest), host, port
         self._threads, self._device, self._max_rows = threads, device, max_rows
+        self._weights_folder = weights_folder
         self._log = log
         self._start_timeout_seconds = start_timeout_seconds
         self._token = secrets.token_urlsafe(24)
@@ -169,6 +172,8 @@ class ModelServerProcess:
         command += ["--device", self._device, "--max-rows", str(self._max_rows)]
         if self._threads is not None:
             command += ["--threads", str(self._threads)]
+        if self._weights_folder is not None:
+            command += ["--weights-folder", str(self._weights_folder)]
         return command
 
     def _ready_line(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 Snapshots with the same weights share one decoding thread, so an example prompt or other sampling settings cost no
 memory; adapters over one base share its weights, each with a decoding thread of its own. A reload builds what is new
-beside what is served and swaps it in whole; a retired snapshot finishes the replies that it has begun. torch and the
-models are imported where a model is loaded, so that the module can be imported without them.
+beside what is served and swaps it in whole; a retired snapshot finishes the replies that it has begun. Beside the
+manifest stand the weights that a training run elsewhere samples from, under names of their own. torch and the models
+are imported where a model is loaded, so that the module can be imported without them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class _Weights(NamedTuple):
 
     renderer: Renderer
     window_tokens: int
+    vocabulary: int
     thread: DecodingThread
     base: Any  # the model without its adapter
     base_path: str
@@ -66,6 +68,7 @@ class Assistant:
     snapshot: Snapshot
     renderer: Renderer
     window_tokens: int
+    vocabulary: int
     thread: DecodingThread
     scorer: ServedScorer | None
 
@@ -121,25 +124,46 @@ class Registry:
         self._max_rows, self._max_cache_tokens = max_rows, max_cache_tokens
         self._lock = threading.Lock()
         self._served = _Served()
+        self._listed: list[Snapshot] = []
+        self._sampled: dict[str, str] = {}  # weights of runs elsewhere: folder by name
         self.reload()
 
     def reload(self) -> Reloaded:
         """Reads the manifest again; on an error everything stays as it was."""
         with self._lock:
-            old = self._served
-            new = _Served()
-            try:
-                self._fill(new, old, read_manifest(self.manifest))
-            except BaseException:
-                _close(new.weights, old.weights)
-                raise
-            self._served = new
-            _close(old.weights, new.weights)
-            before, after = old.names(), new.names()
+            before = self._served.names()
+            self._swap(read_manifest(self.manifest), self._sampled)
+            after = self._served.names()
             return Reloaded(
                 [name for name in after if before.get(name) != after[name]],
                 [name for name in before if after.get(name) != before[name]],
             )
+
+    def serve_weights(self, name: str, path: Path) -> None:
+        """Serves the weights of a folder under a name that no snapshot has, in the place of those that had it.
+
+        Errors:
+            ModelError: they cannot be loaded, or the name is a snapshot's; everything stays as it was.
+        """
+        with self._lock:
+            if any(snapshot.name == name for snapshot in self._listed):
+                raise ModelError(
+                    f"{name!r} is the name of a snapshot that is served here; load the weights as another."
+                )
+            self._swap(self._listed, self._sampled | {name: str(path)}, fresh=str(path))
+
+    def drop_weights(self, name: str) -> None:
+        """Ends what `serve_weights` began.
+
+        Errors:
+            NotFoundError: there are no such weights.
+        """
+        with self._lock:
+            if name not in self._sampled:
+                raise NotFoundError(
+                    f"No weights were loaded as {name!r}; there are: {', '.join(self._sampled) or 'none'}."
+                )
+            self._swap(self._listed, {key: path for key, path in self._sampled.items() if key != name})
 
     def assistants(self) -> list[Assistant]:
         """All policy snapshots in service."""
@@ -172,7 +196,28 @@ class Registry:
             served, self._served = self._served, _Served()
         _close(served.weights, {})
 
-    def _fill(self, new: _Served, old: _Served, snapshots: Sequence[Snapshot]) -> None:
+    def _swap(self, listed: list[Snapshot], sampled: dict[str, str], fresh: str | None = None) -> None:
+        """Serves these from now on; on an error everything stays as it was. `fresh`: a folder that is read again."""
+        old, new = self._served, _Served()
+        reusable = {path: weights for path, weights in old.weights.items() if path != fresh}
+        try:
+            self._fill(new, old, reusable, listed)
+            for name, path in sampled.items():
+                if path not in new.weights:
+                    new.weights[path] = reusable.get(path) or self._load_weights(
+                        path, (*new.weights.values(), *reusable.values())
+                    )
+                snapshot = Snapshot(name=name, hash=Path(path).name, path=path)
+                new.assistants[name] = _assistant(snapshot, new.weights[path], None)
+        except BaseException:
+            _close(new.weights, old.weights)
+            raise
+        self._served, self._listed, self._sampled = new, listed, sampled
+        _close(old.weights, new.weights)
+
+    def _fill(
+        self, new: _Served, old: _Served, reusable: Mapping[str, _Weights], snapshots: Sequence[Snapshot]
+    ) -> None:
         for snapshot in (s for s in snapshots if s.kind == "preference_model"):
             path = model_path(self.manifest, snapshot)
             known = next((s for s in (*new.scorers.values(), *old.scorers.values()) if s.path == path), None)
@@ -184,10 +229,9 @@ class Registry:
             scorer = _scorer_of(snapshot, new.scorers)
             path = model_path(self.manifest, snapshot)
             if path not in new.weights:
-                known_weights = (*new.weights.values(), *old.weights.values())
-                new.weights[path] = old.weights.get(path) or self._load_weights(path, known_weights)
-            renderer, window, thread, *_ = new.weights[path]
-            new.assistants[snapshot.name] = Assistant(snapshot, renderer, window, thread, scorer)
+                known_weights = (*new.weights.values(), *reusable.values())
+                new.weights[path] = reusable.get(path) or self._load_weights(path, known_weights)
+            new.assistants[snapshot.name] = _assistant(snapshot, new.weights[path], scorer)
 
     def _load_weights(self, path: str, known: Sequence[_Weights]) -> _Weights:
         from prefloop.models.adapters import adapted, adapter_base, is_adapter
@@ -203,7 +247,8 @@ class Registry:
         model = base if base_path == path else adapted(base, path)
         renderer = Renderer(load_tokenizer(path))
         decoder = BatchDecoder(model, renderer.end_id, max_rows=self._max_rows, max_cache_tokens=self._max_cache_tokens)
-        return _Weights(renderer, decoder.window_tokens, DecodingThread(decoder, Path(path).name), base, base_path)
+        thread = DecodingThread(decoder, Path(path).name)
+        return _Weights(renderer, decoder.window_tokens, model.config.vocab_size, thread, base, base_path)
 
     @cached_property
     def _torch_device(self) -> str:
@@ -215,8 +260,13 @@ class Registry:
 
 
 def _close(weights: Mapping[str, _Weights], kept: Mapping[str, _Weights]) -> None:
-    for path in weights.keys() - kept.keys():
-        weights[path].thread.close()
+    for path, one in weights.items():
+        if kept.get(path) is not one:
+            one.thread.close()
+
+
+def _assistant(snapshot: Snapshot, weights: _Weights, scorer: ServedScorer | None) -> Assistant:
+    return Assistant(snapshot, weights.renderer, weights.window_tokens, weights.vocabulary, weights.thread, scorer)
 
 
 def _load_scorer(path: str, device: str) -> Scorer:

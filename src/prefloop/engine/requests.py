@@ -10,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from prefloop.errors import DataError
 from prefloop.schema import Message, Role, SamplingSettings
 
-__all__ = ["ApiError", "ChatRequest", "ScoresRequest", "sentence_of"]
+__all__ = [
+    "AdapterRequest",
+    "ApiError",
+    "ChatRequest",
+    "CompletionRequest",
+    "ScoresRequest",
+    "sentence_of",
+]
 
 _MOST_REPLIES = 128
 _MOST_STOPS = 16
@@ -116,6 +123,55 @@ class ChatRequest(_Body):
             max_response_tokens=tokens,
             stop=stop + own_stop,
         )
+
+
+class CompletionRequest(_Body):
+    """POST /v1/completions over token ids: the prompt is taken as it is, without a snapshot's example prompt."""
+
+    model: str
+    prompt: list[int] = Field(min_length=1)
+    n: int = Field(1, ge=1, le=_MOST_REPLIES)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    temperature: float = Field(1.0, ge=0.0, le=10.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0)
+    max_tokens: int = Field(16, ge=1)
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+    logprobs: int | None = Field(None, ge=0, le=5)
+    return_token_ids: bool = False
+    echo: bool = False
+    stream: bool = False
+
+    def refuse_unsupported(self, end_id: int) -> None:
+        """Says no to what would otherwise be silently left out.
+
+        Errors:
+            ApiError: another end than the model's end token, an echo or a stream is asked for.
+        """
+        for name in ("stop", "echo", "stream"):
+            if getattr(self, name):
+                raise ApiError(400, f"{name!r} is not supported here; leave it out.", name)
+        if (self.stop_token_ids or self.ignore_eos) and self.stop_token_ids != [end_id]:
+            raise ApiError(
+                400,
+                f"A reply ends here at the token {end_id} alone; give stop_token_ids = [{end_id}].",
+                "stop_token_ids",
+            )
+
+    def sampling(self) -> SamplingSettings:
+        """As the decoder takes it."""
+        return SamplingSettings(
+            temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, max_response_tokens=self.max_tokens
+        )
+
+
+class AdapterRequest(_Body):
+    """POST /v1/load_lora_adapter and /v1/unload_lora_adapter, which needs no path."""
+
+    lora_name: str = Field(min_length=1)
+    lora_path: str | None = None
 
 
 class ScoresRequest(_Body):

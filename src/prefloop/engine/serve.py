@@ -31,6 +31,7 @@ def serve(
     device: str = "auto",
     max_rows: int = 128,
     admin_token: str | None = None,
+    weights_folder: Path | None = None,
     is_child: bool = False,
 ) -> None:
     """Serves the snapshots of `manifest` until interrupted.
@@ -40,6 +41,7 @@ def serve(
     Args:
         port: 0 takes any free one.
         threads: CPU threads of a forward pass; None leaves the choice to torch.
+        weights_folder: from below it a PPO run elsewhere may load the weights that it samples from.
         is_child: ends with the parent, when standard input ends.
 
     Errors:
@@ -55,7 +57,7 @@ def serve(
 
             torch.set_num_threads(threads)
         registry = Registry(manifest, device=device, max_rows=max_rows)
-        app = create_model_server(registry, admin_token or os.environ.get(TOKEN_VARIABLE))
+        app = create_model_server(registry, admin_token or os.environ.get(TOKEN_VARIABLE), weights_folder)
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -8,9 +8,11 @@ from prefloop.losses.gae import Advantages, generalised_advantages, whitened
 from prefloop.losses.kl import SequenceKL, adapted_kl_coefficient, k1, k3, sequence_kl, token_rewards
 from prefloop.losses.masked import masked_mean, rank_correlation
 from prefloop.losses.ppo import (
+    ImportanceWeights,
     PolicyLoss,
     ValueLoss,
     explained_variance,
+    importance_weights,
     policy_loss,
     token_logps,
     value_loss,
@@ -19,6 +21,7 @@ from prefloop.losses.preference import centring_penalties, preference_losses
 
 __all__ = [
     "Advantages",
+    "ImportanceWeights",
     "PolicyLoss",
     "SequenceKL",
     "TopClasses",
@@ -28,6 +31,7 @@ __all__ = [
     "distill_losses",
     "explained_variance",
     "generalised_advantages",
+    "importance_weights",
     "k1",
     "k3",
     "masked_mean",

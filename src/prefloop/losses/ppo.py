@@ -30,6 +30,16 @@ class PolicyLoss(NamedTuple):
     ratio_error: Float[Tensor, ""]  # the largest |ratio - 1|
 
 
+class ImportanceWeights(NamedTuple):
+    """What makes replies of one sampler count as another's. The last four are scalars over the mask, for metrics."""
+
+    weights: Float[Tensor, "*shape"]
+    mean: Float[Tensor, ""]  # of the truncated weights: 1 where both agree
+    truncated: Float[Tensor, ""]  # share of tokens
+    mean_difference: Float[Tensor, ""]  # of |logp_policy - logp_sampler|, nats
+    largest_difference: Float[Tensor, ""]
+
+
 class ValueLoss(NamedTuple):
     """`loss` has the gradient."""
 
@@ -50,10 +60,14 @@ def policy_loss(
     is_response: Bool[Tensor, "*shape"],
     clip: float,
     tokens: int,
+    weights: Float[Tensor, "*shape"] | None = None,
 ) -> PolicyLoss:
     """Minus the clipped surrogate: -min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A), summed / tokens.
 
     Without a response token the loss is 0.
+
+    Args:
+        weights: of each token's term, without gradient, where another sampler drew the tokens (`importance_weights`).
     """
     log_ratios = (logp_policy - logp_rollout).masked_fill(~is_response, 0.0)
     ratios = log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
@@ -64,7 +78,35 @@ def policy_loss(
         moved = k3(logp_rollout, logp_policy).masked_fill(~is_response, 0.0).sum()
         errors = (ratios - 1).abs()
         ratio_error = errors.max() if errors.numel() else errors.sum()
-    return PolicyLoss(-torch.minimum(plain, clipped).sum() / max(tokens, 1), clipped_tokens, moved, ratio_error)
+    terms = torch.minimum(plain, clipped)
+    if weights is not None:
+        terms = terms * weights.masked_fill(~is_response, 0.0)
+    return PolicyLoss(-terms.sum() / max(tokens, 1), clipped_tokens, moved, ratio_error)
+
+
+def importance_weights(
+    logp_policy: Float[Tensor, "*shape"],
+    logp_sampler: Float[Tensor, "*shape"],
+    is_response: Bool[Tensor, "*shape"],
+    limit: float,
+) -> ImportanceWeights:
+    """min(exp(logp_policy - logp_sampler), limit) a token, 0 outside the mask: truncated importance sampling.
+
+    Both are of the same weights, computed by two programs. Truncation (Ionides 2008) bounds the variance and keeps
+    tokens that the sampler thinks less likely than the policy from running away with a step. Without a token all is 0.
+    """
+    differences = (logp_policy - logp_sampler).masked_fill(~is_response, 0.0)
+    ratios = differences.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().masked_fill(~is_response, 0.0)
+    weights = ratios.clamp(max=limit)
+    tokens = is_response.sum().clamp(min=1)
+    sizes = differences.abs()
+    return ImportanceWeights(
+        weights,
+        weights.sum() / tokens,
+        (ratios > limit).sum() / tokens,
+        sizes.sum() / tokens,
+        sizes.max() if sizes.numel() else sizes.sum(),
+    )
 
 
 def value_loss(

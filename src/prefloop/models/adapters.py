@@ -15,6 +15,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -234,8 +235,15 @@ def _replaced(model: Any, by: Callable[[Any], Any]) -> None:
 
 
 def _weights_hash(folder: Path) -> str:
+    files = sorted(folder.glob("*.safetensors"))
+    return _hash_of(tuple((file, (facts := file.stat()).st_size, facts.st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=16)
+def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of files as they are at these sizes and times: a run saves an adapter a batch over a base that stays."""
     whole = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file, *_ in files:
         with file.open("rb") as opened:
             whole.update(hashlib.file_digest(opened, "sha256").digest())
     return whole.hexdigest()
