@@ -30,6 +30,7 @@ def alarms(dtype: str = "float32", state: dict[str, Any] | None = None) -> Alarm
 
 CASES = [
     ({"policy/ratio_first_error": 0.02}, "ratio_not_one", "0.02 away from 1"),
+    ({"sampler/mean_difference": 0.15}, "sampler_disagrees", "by 0.15 nats a token"),
     ({"kl/k1": -0.5}, "negative_kl", "-0.5 nats a reply"),
     ({"kl/k1": 866.0}, "kl_blown_up", "866 nats a reply away from where it started"),
     ({"score/length_correlation": 0.95}, "score_follows_length", "rewards long replies and little else"),
@@ -64,7 +65,13 @@ def test_a_large_kl_that_may_be_chance_is_silent() -> None:
 
 def test_at_the_limits_nothing_rings() -> None:
     watch = alarms()
-    edge = {"policy/ratio_first_error": 0.01, "kl/k1": -0.3, "reply/tokens": 80.0, "policy/entropy": 0.5}
+    edge = {
+        "policy/ratio_first_error": 0.01,
+        "sampler/mean_difference": 0.1,
+        "kl/k1": -0.3,
+        "reply/tokens": 80.0,
+        "policy/entropy": 0.5,
+    }
     assert watch.check(HEALTHY) == []
     assert watch.check(HEALTHY | edge | {"reply/stopped": 0.66}) == []
 

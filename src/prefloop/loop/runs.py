@@ -232,7 +232,10 @@ def estimate_policy_run(workspace: Workspace, run: PolicyRun) -> dict[str, Any]:
     with workspace.store() as store:
         data = _policy_data(workspace, store, run)
     estimate = estimate_policy(data.run, data.prompts, data.evaluation)
-    return {"settings": run.model_dump(mode="json"), "prompts": len(data.prompts), "estimate": estimate._asdict()}
+    found = {"settings": run.model_dump(mode="json"), "prompts": len(data.prompts), "estimate": estimate._asdict()}
+    if run.sampler_url is not None:
+        found["sampler"] = f"{run.sampler_url} answers, and drew the replies of the estimate from weights sent to it"
+    return found
 
 
 def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) -> dict[str, Any]:

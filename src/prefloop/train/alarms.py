@@ -19,6 +19,8 @@ LENGTH_CORRELATION = 0.9
 """Spearman's rank correlation of score and length within a batch from which on the score says little but length."""
 KL_ROUNDING = 1e-2
 """Nats a reply that rounding may take off: log-probabilities carry errors of about 1e-6 in fp32, 1e-2 in bf16."""
+SAMPLER_DIFFERENCE = 0.1
+"""Nats a token by which, in the mean, a sampler elsewhere may disagree: rounding in bf16 stays well below it."""
 KL_LIMIT = 50.0
 """Nats a reply: as far as the best of e^51 replies, log n - (n - 1)/n; a policy that still speaks stays far below."""
 
@@ -94,6 +96,14 @@ class Alarms:
                 f"before the first step on a batch a probability ratio is {ratio_error:.2g} away from 1 (limit "
                 f"{self._ratio_limit:g}): sampling and training compute different log-probabilities; sample at "
                 "temperature 1 without top-p or top-k, from the same weights and dtype.",
+            )
+        difference = row.get("sampler/mean_difference", 0.0)
+        if difference > SAMPLER_DIFFERENCE:
+            yield Alarm(
+                "sampler_disagrees",
+                f"the server that draws the replies gives their tokens other log-probabilities than the policy, by "
+                f"{difference:.2g} nats a token (limit {SAMPLER_DIFFERENCE:g}): it samples from other weights; see "
+                "which model it serves, and whether it takes the weights that it is sent.",
             )
         kl, error = row["kl/k1"], row["kl/k1_standard_error"]
         if kl + 3 * error < -KL_ROUNDING:

@@ -14,7 +14,9 @@ Where this departs from the paper (4.1, B.1), or fills in what it leaves open:
     advantages are whitened over the batch. The paper describes neither.
  5. Several replies to one prompt may stand in a batch (`samples_per_prompt`), the prompt computed once. 1 is the
     paper's.
- 6. Optimiser: Adam, epsilon 1e-5, gradient norm clipped. Linear warm-up and halving every so many episodes, as in
+ 6. With `sampler_url` a server draws the replies, from weights that it is sent after each batch. What it recorded is
+    kept, and truncated importance weights on the policy's loss pay for its rounding; all else is computed here.
+ 7. Optimiser: Adam, epsilon 1e-5, gradient norm clipped. Linear warm-up and halving every so many episodes, as in
     the paper's robustness and online runs.
 As in the paper: one reply is an episode, clip 0.2, gamma 1, no entropy bonus, temperature 1, no top-p and no top-k.
 
@@ -26,6 +28,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,9 +41,11 @@ from tqdm import tqdm
 
 from prefloop.errors import DataError
 from prefloop.losses import (
+    ImportanceWeights,
     adapted_kl_coefficient,
     explained_variance,
     generalised_advantages,
+    importance_weights,
     masked_mean,
     rank_correlation,
     sequence_kl,
@@ -71,6 +77,7 @@ from prefloop.train.policy_setup import (
 from prefloop.train.ppo_update import Learner, TrainingBatch, plan_minibatches
 from prefloop.train.processes import Processes
 from prefloop.train.rollout import Budget, Rollout, collect, derived_seed
+from prefloop.train.sampler_link import SamplerLink
 from prefloop.train.snapshots import Evaluated, Gold, PolicySnapshot, evaluate_snapshot
 
 _log = logging.getLogger(__name__)
@@ -114,6 +121,8 @@ def train_policy(
     require_processes(run, processes)
     device = run_device(run.device)
     models = load_models(run, device)
+    link = SamplerLink(run, models, folder.path.name, processes) if run.sampler_url else None
+    models = replace(models, sampler=link.sampler if link else None)
     watching = Gauges.load(run.watching_preference_models, run.row_tokens, device)
     room, given = room_tokens(run, models, *watching.values()), (prompts, evaluation_prompts)
     training, evaluation = (encode_prompts(models.renderer, part, room).prompts for part in given)
@@ -136,7 +145,11 @@ def train_policy(
             _log.warning("%s at %d episodes: %s", name, episodes, reason)
             folder.log({"step": step, "episodes": episodes, "alarm/name": name, "alarm/reason": reason})
 
-    with run_workers(run, device, processes, checkpoint) as workers, processes.own_folder(folder) as folder:
+    with (
+        run_workers(run, device, processes, checkpoint) as workers,
+        processes.own_folder(folder) as folder,
+        link or nullcontext(),
+    ):
 
         def evaluate(episodes: int, path: Path) -> Evaluated:
             seed = derived_seed(run.seed, "evaluation")  # the same at every snapshot
@@ -150,6 +163,8 @@ def train_policy(
         gauges = Gauges(folder, watching, run.snapshot_every_root_kl, mark)
         if checkpoint is None:
             folder.rewind(-1)
+            if link:
+                link.send(0)
             start = evaluate(0, run.policy)
             folder.log({"step": 0, "episodes": 0, "prompts/training": len(training)} | start.snapshot.metrics())
             state: dict[str, Any] = {
@@ -182,6 +197,8 @@ def train_policy(
             learner.load(checkpoint, state["optimizers"])
             if run.shard:
                 learner.give_policy(models.policy)
+            if link:
+                link.send(checkpoint.step)
 
         bar = progress(range(state["batch"], batches), initial=state["batch"], total=batches, desc=f"train {run.name}")
         for index in bar:
@@ -208,12 +225,18 @@ def train_policy(
             advantages, returns = generalised_advantages(
                 rewards, rollout.values, rollout.is_response, run.gamma, run.gae_lambda
             )
+            importance = None
+            if rollout.logp_sampler is not None:
+                importance = importance_weights(
+                    rollout.logp_rollout, rollout.logp_sampler, rollout.is_response, run.importance_limit
+                )
             batch = TrainingBatch(
                 rollout.is_response,
                 rollout.logp_rollout,
                 rollout.values,
                 whitened(advantages, rollout.is_response),
                 returns,
+                None if importance is None else importance.weights,
             )
 
             seed = derived_seed(run.seed, "minibatches", index)
@@ -229,7 +252,12 @@ def train_policy(
 
             done = index + 1
             step, episodes = done * steps_per_batch, done * run.episodes_per_batch
+            if link:
+                link.send(step)
+                clock.lap("sending")
             row = {"step": step, "episodes": episodes} | _rollout_metrics(rollout, rewards, returns)
+            if importance is not None:
+                row |= _sampler_metrics(importance)
             for group, update in zip(("value", "policy"), updates, strict=False):
                 row |= {f"{group}/{name}": value for name, value in update._asdict().items()}
             row |= {"policy/learning_rate": run.learning_rate * rate, "kl/coefficient": kl_coefficient}
@@ -303,6 +331,15 @@ def _rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict
         "reply/stopped": rollout.is_stopped.float().mean().item(),
         "policy/entropy": -masked_mean(rollout.logp_rollout, rollout.is_response).item(),
         "value/explained_variance": explained_variance(rollout.values, returns, rollout.is_response),
+    }
+
+
+def _sampler_metrics(importance: ImportanceWeights) -> dict[str, float]:
+    return {
+        "sampler/weight_mean": importance.mean.item(),
+        "sampler/truncated": importance.truncated.item(),
+        "sampler/mean_difference": importance.mean_difference.item(),
+        "sampler/largest_difference": importance.largest_difference.item(),
     }
 
 

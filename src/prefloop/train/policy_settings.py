@@ -64,6 +64,22 @@ class PolicyRun(Config):
     shard: bool = Field(
         False, description="split policy and value model over the processes of torchrun (FSDP2); saved whole"
     )
+    sampler_url: str | None = Field(
+        None, description="a server that draws the replies: prefloop's model server, or vLLM; empty draws them here"
+    )
+    sampler_model: str = Field("rollout", description="the name under which that server serves the policy")
+    sampler_folder: Path | None = Field(
+        None, description="a folder that the server sees under the same path; the weights of each batch go there"
+    )
+    sampler_requests: int = Field(
+        64, ge=1, description="prompts asked for at once; with 1, replies of the own server are the same bit for bit"
+    )
+    sampler_patience_seconds: float = Field(
+        300.0, ge=0.0, description="how long a server that went away is waited for before the run stops"
+    )
+    importance_limit: float = Field(
+        2.0, ge=1.0, description="a token's weight is cut here where that server thought it less likely than the policy"
+    )
     workers: int = Field(0, ge=0, description="jobs side by side on a CPU; 0 takes 2 where there are 2 cores")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the products in forwards and updates; weights and sampling stay in float32"

@@ -37,13 +37,17 @@ from prefloop.train.sharding import (
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What both updates learn from; all (batch, response), the advantages whitened."""
+    """What both updates learn from; all (batch, response), the advantages whitened.
+
+    `importance` weighs the policy's terms where a sampler elsewhere drew the replies.
+    """
 
     is_response: Bool[Tensor, "batch response"]
     logp_rollout: Float[Tensor, "batch response"]
     values_rollout: Float[Tensor, "batch response"]
     advantages: Float[Tensor, "batch response"]
     returns: Float[Tensor, "batch response"]
+    importance: Float[Tensor, "batch response"] | None = None
 
     def flat(self, name: str, episodes: Int[Tensor, " episode"], device: torch.device) -> Float[Tensor, " token"]:
         """One of the fields as a flat row of the response tokens of some episodes."""
@@ -166,6 +170,7 @@ class Learner:
                     torch.ones_like(logps, dtype=torch.bool),
                     self._clip,
                     minibatch.tokens,
+                    None if batch.importance is None else batch.flat("importance", episodes, device),
                 )
                 (terms.loss * float(counts)).backward()  # type: ignore[no-untyped-call]
                 if not counts:

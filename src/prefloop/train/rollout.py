@@ -33,24 +33,28 @@ from prefloop.models.responses import (
 from prefloop.models.sampling import TorchSampler
 from prefloop.models.value import ValueModel
 from prefloop.render import Renderer
-from prefloop.schema import Sample, SamplingSettings
+from prefloop.schema import Sample, Sampler, SamplingSettings
 from prefloop.train.processes import Processes
 
 
 @dataclass(frozen=True)
 class Models:
-    """Who samples and who judges. `reference` is the policy as it was before training."""
+    """Who samples and who judges. `reference` is the policy as it was before training.
+
+    `sampler` draws the policy's replies elsewhere; without one they are drawn here.
+    """
 
     policy: Any
     reference: Any
     preference_model: PreferenceModel
     held_out: PreferenceModel
     renderer: Renderer
+    sampler: Sampler | None = None
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """A batch of episodes."""
+    """A batch of episodes. `logp_rollout` is the policy's own, whoever drew; `logp_sampler` that of one elsewhere."""
 
     prompts: list[Prompt]
     samples: list[Sample]
@@ -60,6 +64,7 @@ class Rollout:
     values: Float[Tensor, "batch response"]
     scores: Float[Tensor, " batch"]
     held_out_scores: Float[Tensor, " batch"]
+    logp_sampler: Float[Tensor, "batch response"] | None = None
 
     @property
     def is_stopped(self) -> Bool[Tensor, " batch"]:
@@ -105,6 +110,11 @@ class Workers:
             self._pool.shutdown()
         torch.set_num_threads(self._threads_before)
 
+    def shares(self, items: int) -> list[slice]:
+        """As many parts of a list as there are workers."""
+        share = -(-items // self.count)
+        return [slice(start, start + share) for start in range(0, items, share)]
+
     def run(self, *jobs: Callable[[], Any]) -> list[Any]:
         """The jobs' results in order; the first error is raised after all have ended."""
         if self._pool is None:
@@ -118,8 +128,14 @@ class Workers:
 def sample_replies(
     models: Models, prompts: Sequence[Prompt], n: int, max_response_tokens: int, seed: int, workers: Workers
 ) -> list[Sample]:
-    """`n` replies to each prompt at temperature 1 without top-p or top-k, samples of one prompt side by side."""
+    """`n` replies to each prompt at temperature 1 without top-p or top-k, samples of one prompt side by side.
+
+    Their log-probabilities are those of whoever drew them: see `with_own_logps`.
+    """
     settings = SamplingSettings(max_response_tokens=max_response_tokens)
+    if models.sampler is not None:
+        drawn = models.sampler.sample([prompt.ids for prompt in prompts], n, settings, seed)
+        return list(chain.from_iterable(drawn))
 
     def job(worker: int) -> list[list[Sample]]:
         sampler = TorchSampler(models.policy, models.renderer, "policy")
@@ -130,6 +146,34 @@ def sample_replies(
     count = min(workers.count, len(prompts))
     parts = workers.run(*[lambda worker=worker: job(worker) for worker in range(count)])
     return [sample for place in range(len(prompts)) for sample in parts[place % workers.count][place // workers.count]]
+
+
+def with_own_logps(
+    models: Models,
+    prompts: Sequence[Prompt],
+    samples: Sequence[Sample],
+    budget: Budget,
+    workers: Workers,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> list[Sample]:
+    """The samples with log-probabilities of the policy as it is here. `prompts`: one for each sample."""
+    if models.sampler is None:
+        return list(samples)  # drawn here: they have them
+    ids, responses = [prompt.ids for prompt in prompts], [sample.ids for sample in samples]
+
+    def logps(own: slice) -> Tensor:
+        with autocast():
+            return all_logps(
+                models.policy,
+                ids[own],
+                responses[own],
+                row_tokens=budget.row_tokens,
+                tokens_per_forward=budget.tokens_per_forward,
+            )
+
+    found = torch.cat(workers.run(*[partial(logps, own) for own in workers.shares(len(ids))]))
+    parts = torch.split(found, [len(response) for response in responses])
+    return [sample._replace(logps=part.tolist()) for sample, part in zip(samples, parts, strict=True)]
 
 
 def collect(
@@ -162,12 +206,13 @@ def collect(
     samples = sample_replies(models, prompts, n, max_response_tokens, own_seed, workers)
     on_sampled()
     prompts = [prompt for prompt in prompts for _ in range(n)]
+    drawn = samples
+    samples = with_own_logps(models, prompts, drawn, budget, workers, autocast)
     ids, responses = [prompt.ids for prompt in prompts], [sample.ids for sample in samples]
     sizes = {"row_tokens": budget.row_tokens, "tokens_per_forward": budget.tokens_per_forward}
 
     # Each forward is cut into as many parts as there are workers, so that three models keep two workers busy.
-    share = -(-len(ids) // workers.count)
-    shares = [slice(start, start + share) for start in range(0, len(ids), share)]
+    shares = workers.shares(len(ids))
 
     def scored(judge: PreferenceModel, own: slice) -> list[float]:
         with autocast():
@@ -195,24 +240,29 @@ def collect(
     # What belongs to one prompt travels together, so that all processes hold the prompts' own order.
     reads = list(accumulate(map(len, responses), initial=0))
     episodes = [
-        _Episode(sample, logp_reference[begin:end], values[begin:end], score, other)
-        for sample, (begin, end), score, other in zip(samples, pairwise(reads), scores, held_out, strict=True)
+        _Episode(sample, one.logps, logp_reference[begin:end], values[begin:end], score, other)
+        for sample, one, (begin, end), score, other in zip(
+            samples, drawn, pairwise(reads), scores, held_out, strict=True
+        )
     ]
     groups = processes.gathered([episodes[start : start + n] for start in range(0, len(episodes), n)])
-    return _rollout([prompt for prompt in everyones for _ in range(n)], list(chain.from_iterable(groups)))
+    everyones = [prompt for prompt in everyones for _ in range(n)]
+    return _rollout(everyones, list(chain.from_iterable(groups)), is_drawn_here=models.sampler is None)
 
 
 class _Episode(NamedTuple):
     sample: Sample
+    logp_sampler: list[float]
     logp_reference: Float[Tensor, " response"]
     values: Float[Tensor, " response"]
     score: float
     held_out_score: float
 
 
-def _rollout(prompts: list[Prompt], episodes: list[_Episode]) -> Rollout:
+def _rollout(prompts: list[Prompt], episodes: list[_Episode], is_drawn_here: bool) -> Rollout:
     is_response = response_mask([episode.sample.ids for episode in episodes])
     logps = [logp for episode in episodes for logp in episode.sample.logps]
+    logps_sampler = [logp for episode in episodes for logp in episode.logp_sampler]
     return Rollout(
         prompts,
         [episode.sample for episode in episodes],
@@ -222,6 +272,7 @@ def _rollout(prompts: list[Prompt], episodes: list[_Episode]) -> Rollout:
         padded(torch.cat([episode.values for episode in episodes]), is_response),
         torch.tensor([episode.score for episode in episodes]),
         torch.tensor([episode.held_out_score for episode in episodes]),
+        None if is_drawn_here else padded(torch.tensor(logps_sampler), is_response),
     )
 
 

@@ -17,7 +17,7 @@ from prefloop.models.responses import Prompt, kl_to_reference, score_replies
 from prefloop.schema import Interval, Message, Noun
 from prefloop.stats import clustered_mean, clustered_share
 from prefloop.train.gauges import GOLD, HELD_OUT, TRAIN, EvaluatedReply
-from prefloop.train.rollout import Budget, Models, Workers, sample_replies
+from prefloop.train.rollout import Budget, Models, Workers, sample_replies, with_own_logps
 
 Gold = Callable[[Sequence[Message], str], float]
 """A known preference: the true worth of a reply in its context."""
@@ -83,6 +83,7 @@ def evaluate_snapshot(
         watching: further PMs by name.
     """
     samples = sample_replies(models, prompts, 1, max_response_tokens, seed, workers)
+    samples = with_own_logps(models, prompts, samples, budget, workers)
     judges = {TRAIN: models.preference_model, HELD_OUT: models.held_out, **watching}
     kl, *scored = workers.run(
         lambda: kl_to_reference(
