@@ -57,6 +57,17 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_share_that_leaves_nothing_to_train_on(tmp_path: Path) -> None:
+    workspace, pairs, run = tmp_path / "ws", tmp_path / "pairs.jsonl", tmp_path / "run.toml"
+    assert prefloop("init", workspace).returncode == 0
+    rows = [{side: f"\n\nHuman: Hello {i}\n\nAssistant: {side}" for side in ("chosen", "rejected")} for i in range(3)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert prefloop("import", "hh-rlhf", pairs, "--workspace", workspace).returncode == 0
+    run.write_text(f'name = "pm"\nstart = "{tiny_model(PMP_MODEL)}"\nheld_out_share = 0.999\n', encoding="utf-8")
+    result = prefloop("train", "preference", run, "--workspace", workspace)
+    one_sentence(result, "3 comparisons leave none to train on at held_out_share = 0.999; lower it.")
+
+
 def test_a_broken_file_is_refused_whole(workspace: Path, tmp_path: Path) -> None:
     file = tmp_path / "broken.jsonl.gz"
     good = {"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant: go away"}

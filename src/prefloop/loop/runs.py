@@ -191,6 +191,10 @@ def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) 
     else:
         pairs = _some(stored_pairs(store, run.mode, run.tranche, folder=disk), "comparisons to train on")
     training, held_out = split(pairs, run.held_out_share)
+    if not training:
+        raise DataError(
+            f"{len(pairs)} comparisons leave none to train on at held_out_share = {run.held_out_share:g}; lower it."
+        )
     return _PreferenceData(chosen_for(run, half_for(run, training)), held_out)
 
 
