@@ -15,12 +15,14 @@ from prefloop.errors import ConfigError, DataError
 from prefloop.models.language import new_llama, save_model, train_tokenizer
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
-from prefloop.schema import Message
+from prefloop.schema import Interval, Message
 from prefloop.train.gauges import EvaluatedReply, Gauges, evaluated_replies, evaluation_prompts
 from prefloop.train.optimisation import optimisation, read_optimisation
 from prefloop.train.optimisation_report import write_optimisation_report
 from prefloop.train.policy import train_policy
+from prefloop.train.policy_report import deploy_tile
 from prefloop.train.policy_settings import PolicyRun
+from prefloop.train.snapshots import PolicySnapshot
 
 WORDS = ["mend", "the", "blue", "cup", "how", "does", "river", "sing", "ask", "kind", "tree", "for", "bread"]
 
@@ -208,6 +210,20 @@ def test_the_advice_never_asks_the_known_preference() -> None:
     assert one.advice == other.advice
     assert one.advice is not None
     assert one.advice.is_end
+
+
+def test_the_report_warns_where_the_choice_and_the_advice_differ() -> None:
+    def chosen(episodes: int) -> PolicySnapshot:
+        one = Interval(value=1.0, low=0.0, high=2.0, n=60)
+        numbers = dict.fromkeys(("score_train", "score_held_out", "kl", "reply_tokens", "stopped"), one)
+        return PolicySnapshot(episodes=episodes, path="x", **numbers)
+
+    advice = optimisation("planted", planted(gold_turns=True)).advice
+    assert advice is not None
+    alike, apart = deploy_tile(chosen(advice.at.episodes), advice), deploy_tile(chosen(800), advice)
+    assert (alike.tone, apart.tone) == ("plain", "warning")
+    assert f"where to stop: {advice.at.episodes}" in apart.note
+    assert deploy_tile(chosen(800), None).tone == "plain"
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

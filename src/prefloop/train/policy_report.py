@@ -12,7 +12,7 @@ from pathlib import Path
 from prefloop.report import Cell, Marker, Report, Series, Tile, line_plot
 from prefloop.runs import RunFolder, write_json
 from prefloop.schema import Interval
-from prefloop.train.optimisation import read_optimisation
+from prefloop.train.optimisation import StopAdvice, read_optimisation
 from prefloop.train.optimisation_report import add_optimisation
 from prefloop.train.snapshots import PolicySnapshot
 
@@ -34,10 +34,10 @@ def write_report(
         f"{len(snapshots) - 1} snapshots of a policy trained against a preference model (PM) and watched by a PM that "
         "training never sees. Intervals are 95%, over evaluation prompts.",
     )
-    start = snapshots[0]
+    start, gauges = snapshots[0], read_optimisation(folder.path, name)
     report.tiles(
         [
-            Tile("snapshot to deploy", f"{best.episodes:,} episodes", "best held-out PM score"),
+            deploy_tile(best, gauges.advice),
             Tile("held-out PM score", best.score_held_out, f"start {start.score_held_out.value:.2f}"),
             Tile("KL to the start", best.kl, "nats per reply"),
             Tile("alarms", len(alarms), tone="warning" if alarms else "good"),
@@ -47,7 +47,6 @@ def write_report(
         report.section("Alarms").bullets(alarms)
     report.section("Preference-model scores")
     add_score_plots(report, snapshots, best)
-    gauges = read_optimisation(folder.path, name)
     add_optimisation(report, gauges)
     write_json(folder.path / "optimisation.json", gauges.model_dump(mode="json"))
     rows = [row for row in folder.metrics() if "score/train" in row]
@@ -63,6 +62,14 @@ def write_report(
         columns, [[_COLUMNS[column](snapshot) for column in columns] for snapshot in snapshots]
     )
     return report.write(folder.path / "report.html")
+
+
+def deploy_tile(best: PolicySnapshot, advice: StopAdvice | None) -> Tile:
+    """The held-out PM's choice, and a warning where the stop advice, which counts KL too, would stop elsewhere."""
+    if advice is None or advice.at.episodes == best.episodes:
+        return Tile("snapshot to deploy", f"{best.episodes:,} episodes", "best held-out PM score")
+    note = f"best held-out PM score; but see where to stop: {advice.at.episodes:,}"
+    return Tile("snapshot to deploy", f"{best.episodes:,} episodes", note, tone="warning")
 
 
 def add_score_plots(report: Report, snapshots: Sequence[PolicySnapshot], best: PolicySnapshot) -> None:
