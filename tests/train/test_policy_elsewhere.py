@@ -188,7 +188,7 @@ def test_what_is_wrong_with_a_server_is_told_before_anything_is_trained(
     with ModelServerProcess(closed_manifest, threads=1, device="cpu") as closed:
         cases: list[tuple[dict[str, Any], type[Exception], str]] = [
             ({"sampler_folder": None}, ConfigError, "needs a folder that the server sees"),
-            ({"sampler_folder": tmp_path / "nowhere"}, ConfigError, "nowhere' is none"),
+            ({"sampler_folder": tmp_path / "nowhere"}, ConfigError, "nowhere' is none that can be written to"),
             ({"sampler_url": "over there"}, ConfigError, "'over there' is not the address of a server"),
             (
                 {"sampler_url": "http://127.0.0.1:9", "sampler_patience_seconds": 0.0},

@@ -8,6 +8,7 @@ no longer sampled from is deleted. Knows the run and its models; the server's wo
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from types import TracebackType
@@ -36,10 +37,11 @@ class SamplerLink:
     """
 
     def __init__(self, run: PolicyRun, models: Models, run_folder: str, processes: Processes) -> None:
-        if run.sampler_folder is None or not run.sampler_folder.is_dir():
+        if run.sampler_folder is None or not os.access(run.sampler_folder, os.W_OK | os.X_OK):
             raise ConfigError(
                 f"sampler_url = {run.sampler_url!r} needs a folder that the server sees under the same path, and "
-                f"sampler_folder = {str(run.sampler_folder or '')!r} is none; make one and set it."
+                f"sampler_folder = {str(run.sampler_folder or '')!r} is none that can be written to; make one and set "
+                "it."
             )
         self.sampler = HttpSampler(
             str(run.sampler_url),
