@@ -65,14 +65,15 @@ def policy_run(laboratory: Laboratory, cell: Cell, episodes: int) -> Path:
         episodes_per_batch=128,
         samples_per_prompt=4,
         epochs=1,
-        minibatches=2,
+        minibatches=4,
         max_response_tokens=64,
-        learning_rate=6e-4,
+        learning_rate=3e-4,
         value_learning_rate=1e-3,
-        learning_rate_warmup_episodes=256,
+        learning_rate_warmup_episodes=768,
+        value_warmup_batches=2,
         gae_lambda=1.0,
         kl_coefficient=0.001,  # the paper's
-        snapshots=9,
+        snapshots=12,
         workers=1,
         dtype="bfloat16",
         device="cpu",
@@ -86,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--episodes", type=int, default=2304, help="a run's replies")
+    parser.add_argument("--episodes", type=int, default=3072, help="a run's replies")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--report-only", action="store_true", help="draw what is finished")
