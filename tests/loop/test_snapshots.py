@@ -133,6 +133,6 @@ def test_a_pick_that_cannot_be(tmp_path: Path) -> None:
             add(workspace, store, "x", "pm", kind="preference_model", best_of_k=4, picker="pm")
         with pytest.raises(NotFoundError, match="'pn'"):
             add(workspace, store, "x", "base", best_of_k=4, picker="pn")
-        with pytest.raises(ModelError, match="which is no policy"):
+        with pytest.raises(ModelError, match="which is no policy; give another model or --kind preference_model"):
             add(workspace, store, "x", "pm")
         assert [snapshot.name for snapshot in store.snapshots()] == ["base", "pm"]

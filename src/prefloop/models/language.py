@@ -200,8 +200,8 @@ def check_model(source: str | Path, *, is_preference_model: bool) -> None:
     names = [str(name) for name in getattr(load_config(source), "architectures", None) or ()]
     if any(name.endswith("ForSequenceClassification") for name in names) != is_preference_model:
         found = ", ".join(names) or "model of unknown kind"
-        wanted = "preference model" if is_preference_model else "policy"
-        raise ModelError(f"{source} holds a {found}, which is no {wanted}; give another model or another --kind.")
+        wanted, other = ("preference model", "policy") if is_preference_model else ("policy", "preference_model")
+        raise ModelError(f"{source} holds a {found}, which is no {wanted}; give another model or --kind {other}.")
     Renderer(load_tokenizer(source))
 
 
