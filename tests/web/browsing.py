@@ -29,6 +29,7 @@ def skip_practice(page: Any) -> None:
 
 def overflow(page: Any) -> int:
     """How many pixels the page is wider than its window."""
+    page.wait_for_load_state()  # a page that has just come may be without its style sheet
     width: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     return width
 
