@@ -273,8 +273,10 @@ def bert_folder(bert_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -
 def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes tiny random models as the hub has them, with the tokenizers of their families (see `make_hub_folder`)."""
 
-    def make(family: str, *, head: bool = False, pad: str | None = None, template: str | None = None) -> Path:
-        return make_hub_folder(tmp_path_factory.mktemp(family) / family, family, head, pad, template)
+    def make(
+        family: str, *, head: bool = False, pad: str | None = None, template: str | None = None, window: int = 96
+    ) -> Path:
+        return make_hub_folder(tmp_path_factory.mktemp(family) / family, family, head, pad, template, window)
 
     return make
 
@@ -282,8 +284,10 @@ def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 HUB_ENDS = {"gpt2": "<|endoftext|>", "gpt_neox": "<|endoftext|>", "llama": "</s>", "qwen3": "<|im_end|>"}
 
 
-def make_hub_folder(folder: Path, family: str, head: bool, pad: str | None, template: str | None) -> Path:
-    """A model with 96 positions and a tokenizer without padding, or with `pad` for it.
+def make_hub_folder(
+    folder: Path, family: str, head: bool, pad: str | None, template: str | None, positions: int
+) -> Path:
+    """A tiny random model, and a tokenizer without padding, or with `pad` for it.
 
     gpt2 has one special token for all purposes, gpt_neox an unused <|padding|> too, llama <s> and </s>, qwen3 those of
     ChatML; the embeddings of gpt_neox and qwen3 go beyond their vocabularies. With a head it is a preference model as
@@ -304,7 +308,7 @@ def make_hub_folder(folder: Path, family: str, head: bool, pad: str | None, temp
     teacher = trainers.BpeTrainer(
         vocab_size=300, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
     )
-    bpe.train_from_iterator(["what is the time", "it is late, go home"] * 20, teacher)
+    bpe.train_from_iterator(["what is the time", "so what is it, it is late, go home"] * 20, teacher)
     tokens = hf.PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token=begin,
@@ -317,9 +321,11 @@ def make_hub_folder(folder: Path, family: str, head: bool, pad: str | None, temp
     vocabulary = len(tokens) if family in ("gpt2", "llama") else -(-len(tokens) // 64) * 64
     ids = {"bos_token_id": tokens.bos_token_id, "eos_token_id": tokens.eos_token_id}
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    window = {"vocab_size": vocabulary, "max_position_embeddings": 96, **shape, **ids}
+    window = {"vocab_size": vocabulary, "max_position_embeddings": positions, **shape, **ids}
     configs: dict[str, Callable[[], Any]] = {
-        "gpt2": lambda: hf.GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=96, **ids),
+        "gpt2": lambda: hf.GPT2Config(
+            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=positions, **ids
+        ),
         "gpt_neox": lambda: hf.GPTNeoXConfig(**window),
         "llama": lambda: hf.LlamaConfig(**window, num_key_value_heads=2),
         "qwen3": lambda: hf.Qwen3Config(**window, num_key_value_heads=2, head_dim=8),

@@ -2,7 +2,7 @@
 
 A PM is a Hugging Face folder that `AutoModelForSequenceClassification` loads with one label; its score is read at the
 end token that closes the reply (paper A.2), the same here as in the plain class. A PM from elsewhere is read where the
-plain class reads it, which may be another token (docs/decisions/012-padding-and-the-place-of-the-score.md). Causal
+plain class reads it, which may be another token (docs/decisions/011-padding-and-the-place-of-the-score.md). Causal
 models go through tries, so that what two sequences share is computed once; encoders (BERT, DeBERTa) and models whose
 exactness in a trie is not proven when they are loaded compute each sequence alone.
 """
@@ -37,7 +37,7 @@ from prefloop.models.unshared import GroupedBatch, group, grouped_scores, one_la
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
 
-__all__ = ["EncodedPair", "EncodedReply", "PreferenceModel", "conversation_key"]
+__all__ = ["EncodedPair", "EncodedReply", "PairScores", "PreferenceModel", "conversation_key"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +62,15 @@ class EncodedPair(NamedTuple):
 
     chosen: list[int]
     rejected: list[int]
+    dropped_turns: int
+
+
+class PairScores(NamedTuple):
+    """Raw scores of both replies of the pairs that fit, the places of those, and the turns dropped to make them fit."""
+
+    kept: list[int]
+    chosen: list[float]
+    rejected: list[float]
     dropped_turns: int
 
 
@@ -317,6 +326,29 @@ class PreferenceModel:
     def score(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
         """Raw scores of the last assistant turn of each conversation."""
         return self.score_ids([self.encode(conversation).ids for conversation in conversations])
+
+    def score_pairs(self, pairs: Sequence[PreferencePair]) -> PairScores:
+        """Scores both replies of each pair over the same context; pairs that do not fit are left out."""
+        kept, ids, dropped = [], [], 0
+        for place, pair in enumerate(pairs):
+            try:
+                both = self.encode_pair(pair)
+            except DataError:
+                continue
+            kept.append(place)
+            ids += [both.chosen, both.rejected]
+            dropped += both.dropped_turns
+        scores = self.score_ids(ids)
+        return PairScores(kept, scores[0::2], scores[1::2], dropped)
+
+    def none_fits(self, what: str, setting: str = "max_context_tokens") -> DataError:
+        """The error that none of `what` fits, with the limit that binds: the setting, or the model's own window."""
+        if self.max_tokens < self.window_tokens:
+            return DataError(f"None of {what} fits {setting} = {self.max_tokens}; raise it.")
+        return DataError(
+            f"None of {what} fits the {self.window_tokens} tokens that the start model reads; take shorter ones, or a "
+            "model with a longer window."
+        )
 
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Raw scores of id lists that are `closed`. What common beginnings cost is paid once."""
