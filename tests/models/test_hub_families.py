@@ -85,6 +85,21 @@ def test_a_policy_is_given_padding_and_stays_what_it_was(
     assert load_language_model(path).renderer.pad_id == renderer.pad_id
 
 
+def test_new_padding_is_not_likely_where_all_logits_are_far_below_zero(hub_folder: Make) -> None:
+    """As those of GPT-2 are: a row of zeros in the output embedding would then be the likeliest token."""
+    folder = hub_folder("llama")
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        hidden = model.model(ids).last_hidden_state[0, -1]
+        model.lm_head.weight -= 30 * hidden / hidden.square().sum()
+        assert model(ids).logits[0, -1].max() < -10
+        model.save_pretrained(folder)
+        grown, renderer = load_language_model(folder)
+        chances = grown(ids).logits[0, -1].softmax(-1)
+    assert 0 < chances[renderer.pad_id] <= 1 / len(chances)
+
+
 @pytest.mark.parametrize(("family", "pad"), FAMILIES)
 def test_a_pm_started_from_it_is_read_at_the_end_everywhere(
     family: str, pad: str | None, hub_folder: Make, tmp_path: Path
