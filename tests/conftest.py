@@ -12,7 +12,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -267,3 +267,75 @@ def bert_folder(bert_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -
         max_position_embeddings=512,
     )
     return save_model(BertForMaskedLM(config), bert_tokenizer, tmp_path_factory.mktemp("encoder") / "bert")
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes tiny random models as the hub has them, with the tokenizers of their families (see `make_hub_folder`)."""
+
+    def make(
+        family: str, *, head: bool = False, pad: str | None = None, template: str | None = None, window: int = 96
+    ) -> Path:
+        return make_hub_folder(tmp_path_factory.mktemp(family) / family, family, head, pad, template, window)
+
+    return make
+
+
+HUB_ENDS = {"gpt2": "<|endoftext|>", "gpt_neox": "<|endoftext|>", "llama": "</s>", "qwen3": "<|im_end|>"}
+
+
+def make_hub_folder(
+    folder: Path, family: str, head: bool, pad: str | None, template: str | None, positions: int
+) -> Path:
+    """A tiny random model, and a tokenizer without padding, or with `pad` for it.
+
+    gpt2 has one special token for all purposes, gpt_neox an unused <|padding|> too, llama <s> and </s>, qwen3 those of
+    ChatML; the embeddings of gpt_neox and qwen3 go beyond their vocabularies. With a head it is a preference model as
+    other libraries leave them: `config.pad_token_id` is the id of `pad`, or None.
+    """
+    import torch
+    import transformers as hf
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    end = HUB_ENDS[family]
+    begin = {"llama": "<s>", "qwen3": None}.get(family, end)
+    specials = [end, *([begin] if begin not in (None, end) else [])]
+    specials += {"gpt_neox": ["<|padding|>"], "qwen3": ["<|endoftext|>", "<|im_start|>"]}.get(family, [])
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    teacher = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(["what is the time", "so what is it, it is late, go home"] * 20, teacher)
+    tokens = hf.PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=begin,
+        eos_token=end,
+        unk_token=end if family.startswith("gpt") else None,
+        pad_token=pad,
+        additional_special_tokens=specials[1:],
+        chat_template=template,
+    )
+    vocabulary = len(tokens) if family in ("gpt2", "llama") else -(-len(tokens) // 64) * 64
+    ids = {"bos_token_id": tokens.bos_token_id, "eos_token_id": tokens.eos_token_id}
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    window = {"vocab_size": vocabulary, "max_position_embeddings": positions, **shape, **ids}
+    configs: dict[str, Callable[[], Any]] = {
+        "gpt2": lambda: hf.GPT2Config(
+            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=positions, **ids
+        ),
+        "gpt_neox": lambda: hf.GPTNeoXConfig(**window),
+        "llama": lambda: hf.LlamaConfig(**window, num_key_value_heads=2),
+        "qwen3": lambda: hf.Qwen3Config(**window, num_key_value_heads=2, head_dim=8),
+    }
+    config = configs[family]()
+    config.pad_token_id, config.initializer_range = (tokens.pad_token_id if head else None), 0.2
+    kind: Any = hf.AutoModelForCausalLM
+    if head:
+        config.num_labels, kind = 1, hf.AutoModelForSequenceClassification
+    torch.manual_seed(0)
+    kind.from_config(config).save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prefloop.errors import DataError, ModelError
 from prefloop.models.language import train_tokenizer
@@ -44,17 +45,19 @@ ANSWER = Message(role="assistant", text="It is in the kitchen.\nLook there.")
 SYSTEM = Message(role="system", text="Be kind.")
 
 
-def hub_tokenizer(template: str | None, *, pad: str | None = "<pad>", bos: str | None = "<s>") -> Any:
-    """A byte-level tokenizer as hub models have them."""
+def hub_tokenizer(
+    template: str | None, *, pad: str | None = "<pad>", bos: str | None = "<s>", specials: Sequence[str] = ("<pad>",)
+) -> Any:
+    """A byte-level tokenizer as hub models have them; `specials` are tokens that nothing is written with."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    own = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<turn>", "</turn>"]
+    turns = ["<|im_start|>", "<|im_end|>", "<turn>", "</turn>"]
     bpe.train_from_iterator(
         [USER.text, ANSWER.text],
         trainers.BpeTrainer(
             vocab_size=320,
-            special_tokens=own,
+            special_tokens=[*specials, "<s>", "</s>", *turns],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -64,7 +67,7 @@ def hub_tokenizer(template: str | None, *, pad: str | None = "<pad>", bos: str |
         pad_token=pad,
         bos_token=bos,
         eos_token="</s>",
-        additional_special_tokens=own[3:],
+        additional_special_tokens=[*turns, *specials],
         chat_template=template,
     )
 
@@ -212,8 +215,6 @@ def test_what_fits_is_the_end_of_the_context(name: str, context: list[Message], 
         (hub_tokenizer(BY_PLACE), "differently by place"),
         (hub_tokenizer(REFUSES), "not a sequence of turns"),
         (hub_tokenizer(CHATML.replace("<|im_end|>\n", "")), "ends no reply"),
-        (hub_tokenizer(CHATML, pad="</s>"), "no padding token that differs"),
-        (hub_tokenizer(CHATML, pad=None), "no padding token that differs"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_used_is_refused(tokenizer: Any, reason: str) -> None:
@@ -228,7 +229,35 @@ def test_a_tokenizer_without_an_end_is_refused() -> None:
         Renderer(tokenizer)
 
 
-def test_the_unknown_token_pads_where_there_is_no_other() -> None:
-    tokenizer = hub_tokenizer(CHATML, pad=None)
-    tokenizer.unk_token = "<pad>"
-    assert Renderer(tokenizer).pad_id == tokenizer.convert_tokens_to_ids("<pad>")
+@pytest.mark.parametrize("pad", [None, "</s>", "<|im_end|>"])
+@pytest.mark.parametrize(
+    ("specials", "taken"),
+    [
+        (["<pad>", "<|padding|>"], "<|padding|>"),
+        (["<reserved_0>", "<pad>"], "<pad>"),
+        (["<fim>", "<|reserved_special_token_0|>", "<unk>"], "<|reserved_special_token_0|>"),
+        (["<fim>", "<unk>"], "<unk>"),
+        (["<fim>"], "<|padding|>"),
+    ],
+)
+def test_padding_is_a_token_that_no_turn_uses(pad: str | None, specials: list[str], taken: str, tmp_path: Path) -> None:
+    """A tokenizer without one, or that pads with its end, is given an unused token of its own before a new one."""
+    tokenizer = hub_tokenizer(CHATML, pad=pad, specials=specials)
+    size = len(tokenizer)
+    tokenizer.unk_token = "<unk>" if "<unk>" in specials else None
+    renderer = Renderer(tokenizer)
+    assert tokenizer.pad_token == taken
+    assert renderer.pad_id == tokenizer.pad_token_id not in (renderer.end_id, tokenizer.eos_token_id)
+    assert len(tokenizer) == size + (taken not in specials)
+    assert renderer.layout == "template"
+    assert renderer.pad_id not in renderer.text_ids(f"Is {taken} padding?")
+    tokenizer.save_pretrained(tmp_path)
+    again = Renderer(AutoTokenizer.from_pretrained(tmp_path))
+    assert (again.pad_id, again.end_id, again.format) == (renderer.pad_id, renderer.end_id, renderer.format)
+
+
+def test_a_tokenizer_whose_model_reads_by_its_padding_is_left_alone() -> None:
+    tokenizer = hub_tokenizer(CHATML, pad="</s>")
+    size = len(tokenizer)
+    assert Renderer(tokenizer, pad_id=2).pad_id == 2
+    assert (tokenizer.pad_token, len(tokenizer)) == ("</s>", size)

@@ -9,13 +9,15 @@ Three layouts:
     hh        base models without a template: "\\n\\nHuman:" and "\\n\\nAssistant:" with EOS after each reply; encoders
               too, whose [CLS] and [SEP] stand for BOS and EOS where the tokenizer has none of those
 
-What a person or a model wrote never becomes a special token, whatever it spells.
+What a person or a model wrote never becomes a special token, whatever it spells. Padding is never the end of a turn: a
+tokenizer that has no padding token, or pads with its end, is given one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -32,6 +34,9 @@ OWN_CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+_PAD_NAMES = ("<|padding|>", "<pad>", "<|pad|>", "[PAD]", "<PAD>", "<|finetune_right_pad_id|>")
+_RESERVED = re.compile("reserved|unused", re.IGNORECASE)  # special tokens that their makers left for such a use
+_NEW_PAD = _PAD_NAMES[0]  # not PAD: a tokenizer of another family with our headers would be taken for ours
 _HH_HEADERS: dict[Role, str] = {"system": "\n\nSystem:", "user": "\n\nHuman:", "assistant": "\n\nAssistant:"}
 
 Layout = Literal["own", "template", "hh"]
@@ -71,19 +76,20 @@ class Renderer:
     """Builds prompts for one tokenizer.
 
     Args:
-        tokenizer: a `PreTrainedTokenizerFast` with an end (EOS, or an encoder's SEP) and a padding token that differ.
+        tokenizer: a `PreTrainedTokenizerFast` with an end (EOS, or an encoder's SEP). Where its padding token is
+            missing or ends a turn it is given another, in place: one that its makers left unused, or a new one.
+        pad_id: of a model that finds the place of its score by this padding; the tokenizer then stays as it is.
 
     Errors:
-        ModelError: no EOS, no PAD or both the same; a chat template that is not a sequence of turns.
+        ModelError: no EOS; a chat template that is not a sequence of turns.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, pad_id: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.layout = _layout(tokenizer)
         start, end = _special_id(tokenizer, "bos_token", "cls_token"), _special_id(tokenizer, "eos_token", "sep_token")
         if end is None:
             raise ModelError("The tokenizer has no EOS token; set `eos_token` in its tokenizer_config.json.")
-        self.pad_id: int = _pad_id(tokenizer)
         self._start: list[int] = []
         self._start_with_system: list[int] = []
         if self.layout == "own":
@@ -97,10 +103,7 @@ class Renderer:
                 for role, header in _HH_HEADERS.items()
             }
         self.end_id: int = self._pieces["assistant"].end[0]
-        if self.end_id == self.pad_id:
-            raise ModelError(
-                f"The tokenizer uses token {self.pad_id} both as end and as padding; give padding a token of its own."
-            )
+        self.pad_id: int = self._own_padding({end, self.end_id}) if pad_id is None else pad_id
 
     @property
     def format(self) -> str:
@@ -124,7 +127,7 @@ class Renderer:
                 return None
             tokenizer.chat_template = OWN_CHAT_TEMPLATE
         try:
-            return Renderer(tokenizer)
+            return Renderer(tokenizer, pad_id=self.pad_id)
         except ModelError:
             return None
 
@@ -146,6 +149,11 @@ class Renderer:
         A template's turn may go on behind the end token (with a newline, say); the reply does not.
         """
         return [*self.text_ids(text), self.end_id]
+
+    @property
+    def turn_end_ids(self) -> list[int]:
+        """All that stands behind a reply's text: the end token, and what a template writes after it."""
+        return list(self._pieces["assistant"].end)
 
     def context_ids(self, messages: Sequence[Message]) -> list[int]:
         """All turns and the assistant's header: what a policy answers."""
@@ -206,6 +214,19 @@ class Renderer:
         begins_with_system = bool(messages) and messages[0].role == "system"
         return list(self._start_with_system if begins_with_system else self._start)
 
+    def _own_padding(self, ends: set[int]) -> int:
+        """The padding id, after giving the tokenizer a padding token that ends no turn."""
+        tokenizer = self.tokenizer
+        if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
+            vocabulary = tokenizer.get_vocab()
+            used = ends.union(self._start, self._start_with_system, *(p.header + p.end for p in self._pieces.values()))
+            added = (token for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special)
+            reserved = [str(token) for token in added if _RESERVED.search(str(token))]
+            names = [name for name in (*_PAD_NAMES, *reserved, tokenizer.unk_token) if name in vocabulary]
+            free = next((name for name in names if vocabulary[name] not in used), _NEW_PAD)
+            tokenizer.add_special_tokens({"pad_token": free})
+        return int(tokenizer.pad_token_id)
+
     def _encode_trusted(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
@@ -226,17 +247,6 @@ def _layout(tokenizer: Any) -> Layout:
         return "hh"
     vocabulary = tokenizer.get_vocab()
     return "own" if all(token in vocabulary for token in SPECIAL_TOKENS) else "template"
-
-
-def _pad_id(tokenizer: Any) -> int:
-    """The padding id; a tokenizer without one gets an id that no turn uses (position masks hide it anyway)."""
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        return int(tokenizer.pad_token_id)
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id:
-        return int(tokenizer.unk_token_id)
-    raise ModelError(
-        "The tokenizer has no padding token that differs from EOS; add one (`pad_token` in tokenizer_config.json)."
-    )
 
 
 def _read_template(tokenizer: Any) -> _Template:

@@ -188,13 +188,32 @@ def test_page_of_a_perfect_model(tmp_path: Path) -> None:
     assert "No temperature is best" in page
 
 
+def test_turns_dropped_to_fit_are_counted_and_both_sides_keep_one_context(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["which one is it"] * 20, 300)
+    model = new_llama(tokenizer, hidden=16, layers=1, heads=2, window_tokens=24, seed=0)
+    scorer = PreferenceModel.from_language_model(save_model(model, tokenizer, tmp_path / "lm"), seed=0)
+    before = [Message(role="user", text="which one"), Message(role="assistant", text="this one")]
+    short = pair("this", "this which one is it this", "one")
+    long = short.model_copy(update={"context": (*before, *short.context)})
+    room = [
+        scorer.encode([*long.context, Message(role="assistant", text=text)]) for text in (long.chosen, long.rejected)
+    ]
+    assert [one.dropped_turns for one in room] == [0, 2], "alone, the sides would be read in different contexts"
+    evaluation = evaluate_preference(scorer, [long, short])
+    assert evaluation.dropped_turns == 2
+    assert evaluation.differences[0] == evaluation.differences[1]
+    page = write_preference_report(evaluation, tmp_path / "report.html", "pm").read_text(encoding="utf-8")
+    assert "2 oldest turns" in page
+    assert evaluate_preference(Numbers(), PAIRS).dropped_turns is None
+
+
 def test_pairs_beyond_the_window_are_dropped_and_counted(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(["which one is it"] * 20, 300)
     model = new_llama(tokenizer, hidden=16, layers=1, heads=2, window_tokens=24, seed=0)
     scorer = PreferenceModel.from_language_model(save_model(model, tokenizer, tmp_path / "lm"), seed=0)
     fits, long = pair("this", "that", "one"), pair("this " * 50, "that", "two")
     evaluation = evaluate_preference(scorer, [fits, long, fits], choice_probabilities=[0.9, 0.1, 0.9])
-    assert (evaluation.pairs, evaluation.dropped_pairs) == (2, 1)
+    assert (evaluation.pairs, evaluation.dropped_pairs, evaluation.dropped_turns) == (2, 1, 0)
     assert evaluation.best_possible is not None
     assert evaluation.best_possible.value == pytest.approx(0.9)  # the probabilities of the kept pairs
     assert evaluation.expected_accuracy is not None

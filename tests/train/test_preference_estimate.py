@@ -72,8 +72,10 @@ def test_long_pairs_are_left_out_of_the_tokens(start: Path) -> None:
     estimate = estimate_preference(run, [*given, *[long] * 8])
     assert estimate.dropped_long_share == 0.5
     assert estimate.tokens.value == pytest.approx(estimate_preference(run, given).tokens.value)
-    with pytest.raises(DataError, match="None of 3 pairs fits"):
+    with pytest.raises(DataError, match=r"None of 3 pairs fits the \d+ tokens that the start model reads"):
         estimate_preference(run, [long] * 3)
+    with pytest.raises(DataError, match="None of 3 pairs fits max_context_tokens = 40; raise it"):
+        estimate_preference(run.model_copy(update={"max_context_tokens": 40}), [long] * 3)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

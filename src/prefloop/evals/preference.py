@@ -12,6 +12,8 @@ import contextlib
 import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import Field
@@ -20,7 +22,7 @@ from scipy import optimize, special
 from prefloop.errors import DataError
 from prefloop.evals.baselines import Agreement, judged_twice, worker_agreement
 from prefloop.evals.slices import slice_names, slice_order
-from prefloop.models.preference import conversation_key
+from prefloop.models.preference import PairScores, conversation_key
 from prefloop.pair_file import picked
 from prefloop.schema import EvalResult, Interval, Message, Mode, Noun, PreferencePair, Scorer
 from prefloop.stats import (
@@ -39,6 +41,13 @@ __all__ = ["PreferenceEvaluation", "ScoredPair", "evaluate_preference", "fitted_
 
 _PAIRS_A_BLOCK = 256
 _WORST = 10
+
+
+@runtime_checkable
+class PairScorer(Protocol):
+    """A scorer that fits both replies of a pair to its window together, and counts what it drops for that."""
+
+    def score_pairs(self, pairs: Sequence[PreferencePair]) -> PairScores: ...
 
 
 class ScoredPair(Noun):
@@ -60,6 +69,9 @@ class PreferenceEvaluation(Noun):
     pairs: int
     conversations: int
     dropped_pairs: int = Field(description="left out because the scorer refused them (longer than its window)")
+    dropped_turns: int | None = Field(
+        None, description="oldest turns of the others left out, so that they fit; None where the scorer does not tell"
+    )
     accuracy: Interval
     loss: Interval
     longer_reply: Interval = Field(description="accuracy of always taking the longer reply (equal lengths half)")
@@ -154,7 +166,7 @@ def evaluate_preference(
         )
     if groups is not None and len(groups) != len(pairs):
         raise DataError(f"{len(groups)} groups do not fit {len(pairs)} pairs; give as many.")
-    kept, chosen_scores, rejected_scores = _score(scorer, pairs)
+    kept, chosen_scores, rejected_scores, dropped_turns = _score(scorer, pairs)
     kept_pairs = picked(pairs, kept)
     differences = chosen_scores - rejected_scores
     if not np.isfinite(differences).all():
@@ -195,6 +207,7 @@ def evaluate_preference(
         pairs=len(kept),
         conversations=int(clusters.max()) + 1,
         dropped_pairs=len(pairs) - len(kept),
+        dropped_turns=dropped_turns,
         accuracy=share(right),
         loss=clustered_mean(np.logaddexp(0, -differences), clusters, bounds=(0.0, np.inf), seed=seed),
         longer_reply=share(longer),
@@ -251,11 +264,26 @@ def _conversations(pairs: Sequence[PreferencePair]) -> Ints:
     return label_codes(names)[0]
 
 
-def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[Ints, Floats, Floats]:
-    """The places of the pairs that the scorer takes, and their scores: of the chosen and of the rejected replies."""
+class _Scores(NamedTuple):
+    """Of the pairs that the scorer takes: their places, and the scores of the chosen and of the rejected replies."""
+
+    kept: Ints
+    chosen: Floats
+    rejected: Floats
+    dropped_turns: int | None
+
+
+def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> _Scores:
     kept, values = array("q"), array("d")
+    dropped_turns = 0 if isinstance(scorer, PairScorer) else None
     for start in range(0, len(pairs), _PAIRS_A_BLOCK):
         block = pairs[start : start + _PAIRS_A_BLOCK]
+        if isinstance(scorer, PairScorer):
+            found = scorer.score_pairs(block)
+            kept.extend(start + place for place in found.kept)
+            values.extend(chain.from_iterable(zip(found.chosen, found.rejected, strict=True)))
+            dropped_turns = (dropped_turns or 0) + found.dropped_turns
+            continue
         try:
             values.extend(_score_block(scorer, block))
             kept.extend(range(start, start + len(block)))
@@ -267,7 +295,7 @@ def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[Ints, Float
     if not kept:
         raise DataError(f"None of the {len(pairs)} pairs fits the scorer's window; take shorter ones.")
     scores = np.array(values)
-    return np.array(kept), scores[0::2], scores[1::2]
+    return _Scores(np.array(kept), scores[0::2], scores[1::2], dropped_turns)
 
 
 def _score_block(scorer: Scorer, pairs: Sequence[PreferencePair]) -> list[float]:
@@ -286,8 +314,8 @@ def word_differences(words: Mapping[Mode | None, Scorer], pairs: Sequence[Prefer
     modes = [pair.mode for pair in pairs]
     for mode in set(modes):
         places = [place for place, other in enumerate(modes) if other == mode]
-        _, chosen, rejected = _score(words.get(mode, words[None]), picked(pairs, places))
-        differences[places] = chosen - rejected
+        found = _score(words.get(mode, words[None]), picked(pairs, places))
+        differences[places] = found.chosen - found.rejected
     return differences
 
 

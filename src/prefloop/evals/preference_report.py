@@ -88,6 +88,8 @@ def add_preference_sections(report: Report, evaluation: PreferenceEvaluation, be
     report.tiles(_tiles(evaluation))
     if evaluation.dropped_pairs:
         report.paragraph(f"{evaluation.dropped_pairs} pairs were left out: longer than the model's window.", "warning")
+    if evaluation.dropped_turns:
+        report.paragraph(f"{evaluation.dropped_turns} oldest turns of pairs were left out to fit them into the window.")
     report.plot(
         interval_plot(
             _beside(evaluation),

@@ -290,7 +290,7 @@ def _fitting(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> list[int]:
             model.encode_pair(pair)
             kept.append(place)
     if not kept:
-        raise DataError(f"None of {len(pairs)} pairs fits run.max_context_tokens = {model.max_tokens}; raise it.")
+        raise model.none_fits(f"{len(pairs)} pairs", "run.max_context_tokens")
     return kept
 
 

@@ -86,9 +86,8 @@ def diagnose_run(
     start, end = load_language_model(run.policy), load_language_model(end_path)
     paths = {"PM": run.preference_model, HELD_OUT: run.held_out_preference_model} | run.watching_preference_models
     judges = [Judge(name, PreferenceModel.load(path)) for name, path in paths.items()]
-    room = (
-        min([window_tokens(start.model), *(judge.model.max_tokens for judge in judges)]) - run.max_response_tokens - 1
-    )
+    rooms = [window_tokens(start.model) - 1, *(judge.model.room_tokens for judge in judges)]
+    room = min(rooms) - run.max_response_tokens
     encoded = encode_prompts(start.renderer, evenly(prompts, _PROMPTS), room).prompts
     pm_folder = _training_folder(run.preference_model, workspace, store)
     pairs = [] if pm_folder is None else kept_pairs(pm_folder)

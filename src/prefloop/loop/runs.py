@@ -127,7 +127,12 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
             report = folder.path / "report.html"
             write_preference_report(evaluation, report, run.name)
             shown = ("accuracy", "longer_reply", "expected_accuracy", "best_possible", "share_of_best")
-            result |= {"held_out_pairs": evaluation.pairs, "report": str(report)} | {
+            result |= {
+                "held_out_pairs": evaluation.pairs,
+                "held_out_dropped_long_pairs": evaluation.dropped_pairs,
+                "held_out_dropped_turns": evaluation.dropped_turns,
+                "report": str(report),
+            } | {
                 name: value.model_dump(mode="json")
                 for name in shown
                 if (value := getattr(evaluation, name)) is not None

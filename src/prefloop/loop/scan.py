@@ -256,9 +256,7 @@ def _that_fit(model: PreferenceModel, pairs: Sequence[PreferencePair]) -> tuple[
         kept.append(place)
         ids += [both.chosen, both.rejected]
     if not kept:
-        raise DataError(
-            f"None of {len(pairs)} held-out pairs fits run.max_context_tokens = {model.max_tokens}; raise it."
-        )
+        raise model.none_fits(f"{len(pairs)} held-out pairs", "run.max_context_tokens")
     return kept, ids
 
 

@@ -120,16 +120,18 @@ def load_weights(
         trunk_alone: what stands around the trunk, and the trunk's pooler, may be missing: torch's generator draws it.
 
     Errors:
-        ModelError: no safetensors, a damaged file, or one whose tensors are missing or of another shape: transformers
-            would fill those with random numbers.
+        ModelError: no safetensors, a damaged file, one with values that are not finite, or one whose tensors are
+            missing or of another shape: transformers would fill those with random numbers.
     """
     if is_adapter(path):
         with torch.random.fork_rng(
             devices=[]
         ):  # a head that the base lacks is drawn before the adapter's takes its place
             base, config = adapter_base(path), config or load_config(path)
+            config.vocab_size = load_config(base).vocab_size  # a padding token may have been added over the base
             model = load_weights(kind, base, dtype, config=config, trunk_alone=trunk_alone or has_head(path))
         merge_adapter(model, path)
+        _require_finite(model, path)
         return model
     try:
         model, loaded = kind.from_pretrained(
@@ -155,7 +157,38 @@ def load_weights(
             f"({sorted(wrong)[0]} first); fetch the model again."
         )
     _align(model)
+    _require_finite(model, path)
     return model
+
+
+def _require_finite(model: Any, path: str | Path) -> None:
+    for name, weight in model.named_parameters():
+        if weight.sum(dtype=torch.float32).isfinite():  # cheaper than to look at each; large finite ones may overflow
+            continue
+        if broken := int((~weight.isfinite()).sum()):
+            raise ModelError(
+                f"The weights at {path} hold {broken} values that are not finite numbers (in {name} first); fetch the "
+                "model or train it again."
+            )
+
+
+@torch.no_grad()
+def make_room_for_padding(model: Any, pad_id: int) -> None:
+    """Makes `pad_id` the model's padding, and grows its embedding where the id lies beyond it.
+
+    The new rows are the mean of the others. In the output embedding that gives the new token the mean logit, and so, as
+    exp is convex, at most the probability 1 / (vocabulary + 1) anywhere, where a row of zeros might give it the most.
+    """
+    model.config.pad_token_id = pad_id
+    before = model.get_input_embeddings().weight.shape[0]
+    if pad_id < before:
+        return
+    with torch.random.fork_rng(devices=[]):
+        model.resize_token_embeddings(pad_id + 1, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for rows in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
+            if rows is not None:
+                rows[before:] = rows[:before].float().mean(dim=0)
 
 
 def _align(model: Any) -> None:
@@ -237,6 +270,7 @@ def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) ->
         if name.endswith("ForSequenceClassification"):  # would load, its head dropped without a word
             raise ModelError(f"{path} holds a {name}, a preference model perhaps; give a causal language model.")
     model = load_weights(AutoModelForCausalLM, path, dtype)
+    make_room_for_padding(model, renderer.pad_id)
     model.train(False)
     return LanguageModel(model, renderer)
 

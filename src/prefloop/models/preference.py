@@ -1,9 +1,10 @@
 """The preference model (PM): one raw score for a reply in its context. Knows no training and no store.
 
 A PM is a Hugging Face folder that `AutoModelForSequenceClassification` loads with one label; its score is read at the
-end token that closes the reply (paper A.2), the same here as in the plain class. Causal models go through tries, so
-that what two sequences share is computed once; encoders (BERT, DeBERTa) and models whose exactness in a trie is not
-proven when they are loaded compute each sequence alone.
+end token that closes the reply (paper A.2), the same here as in the plain class. A PM from elsewhere is read where the
+plain class reads it, which may be another token (docs/decisions/011-padding-and-the-place-of-the-score.md). Causal
+models go through tries, so that what two sequences share is computed once; encoders (BERT, DeBERTa) and models whose
+exactness in a trie is not proven when they are loaded compute each sequence alone.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
 from prefloop.errors import ConfigError, DataError, ModelError
+from prefloop.models.foreign import plain_reply_end, say_how_it_is_read
 from prefloop.models.language import (
     load_config,
     load_fresh_classifier,
     load_language_model,
     load_tokenizer,
     load_weights,
+    make_room_for_padding,
     save_model,
     window_tokens,
 )
@@ -34,19 +37,21 @@ from prefloop.models.unshared import GroupedBatch, group, grouped_scores, one_la
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
 
-__all__ = ["EncodedPair", "EncodedReply", "PreferenceModel", "conversation_key"]
+__all__ = ["EncodedPair", "EncodedReply", "PairScores", "PreferenceModel", "conversation_key"]
 
 _log = logging.getLogger(__name__)
 
 _CLASSIFIER = "ForSequenceClassification"
-_FORMAT = "conversation_format"  # in config.json: how the conversations that it learned from were written
+# In config.json: how the conversations that it learned from were written, the most tokens of one, and what stands
+# behind a reply up to the token at which its score is read (where that is not the end token alone).
+_FORMAT, _WINDOW, _REPLY_END = "conversation_format", "max_context_tokens", "reply_end_ids"
 _NO_LIMIT = 10**9  # tokenizers without a limit give 10^30
 _LONG_ROW, _SHORT_ROW = 2048, 256
 _TOKENS_A_FORWARD = 16_384  # of the sequences before sharing; bounds the memory of scoring
 
 
 class EncodedReply(NamedTuple):
-    """Ids of a context and its reply up to the end token, and how many of the oldest turns were dropped to fit."""
+    """Ids of a context and its reply up to where it is read, and how many of the oldest turns were dropped to fit."""
 
     ids: list[int]
     dropped_turns: int
@@ -60,6 +65,15 @@ class EncodedPair(NamedTuple):
     dropped_turns: int
 
 
+class PairScores(NamedTuple):
+    """Raw scores of both replies of the pairs that fit, the places of those, and the turns dropped to make them fit."""
+
+    kept: list[int]
+    chosen: list[float]
+    rejected: list[float]
+    dropped_turns: int
+
+
 def conversation_key(pair: PreferencePair) -> str:
     """What pairs of one conversation have in common: its id, or its first user turn where there is no id."""
     return pair.conversation_id or next((turn.text for turn in pair.context if turn.role == "user"), "")
@@ -70,10 +84,12 @@ class PreferenceModel:
 
     Args:
         model: loaded by `AutoModelForSequenceClassification`, with one label.
-        renderer: its pad token becomes the model's, so that the plain class finds the end of a padded row.
+        renderer: its pad token becomes the model's, so that the plain class finds the end of a padded row; an embedding
+            that does not reach it grows.
         row_tokens: budget of a packed row; None takes a long one where attention follows the branches of the tries and
             a short one where it goes over whole rows under a mask.
         max_tokens: longest sequence; defaults to the model's window.
+        reply_end_ids: what stands behind a reply's text, to where its score is read; defaults to the end token.
 
     Errors:
         ModelError: no head with one label, or a renderer that writes conversations otherwise than the model learned
@@ -81,19 +97,26 @@ class PreferenceModel:
     """
 
     def __init__(
-        self, model: Any, renderer: Renderer, *, row_tokens: int | None = None, max_tokens: int | None = None
+        self,
+        model: Any,
+        renderer: Renderer,
+        *,
+        row_tokens: int | None = None,
+        max_tokens: int | None = None,
+        reply_end_ids: Sequence[int] | None = None,
     ) -> None:
         self.model: Any = model.eval()  # dropout stays off, in training too
         self.head: torch.nn.Linear = one_label_head(model)
         if self.head.bias is not None:
             self.head.bias.requires_grad_(False)  # it moves both sides of a comparison alike
-        self.model.config.pad_token_id = renderer.pad_id
+        make_room_for_padding(model, renderer.pad_id)
         self.trunk: Any = model.base_model
         self.shares_beginnings: bool = self._can_share()
         self.renderer: Renderer = renderer
         self.row_tokens: int = row_tokens or (_LONG_ROW if runs_flat(self.trunk) else _SHORT_ROW)
-        window = window_tokens(model) if self.shares_beginnings else _plain_window(model, renderer)
-        self.max_tokens: int = window if max_tokens is None else min(max_tokens, window)
+        self.reply_end_ids: tuple[int, ...] = (renderer.end_id,) if reply_end_ids is None else tuple(reply_end_ids)
+        self.window_tokens: int = window_tokens(model) if self.shares_beginnings else _plain_window(model, renderer)
+        self.max_tokens: int = self.window_tokens if max_tokens is None else min(max_tokens, self.window_tokens)
         made_with = getattr(model.config, _FORMAT, None)
         if made_with not in (None, renderer.format):
             raise ModelError(
@@ -126,11 +149,17 @@ class PreferenceModel:
     def load(cls, path: str | Path, *, row_tokens: int | None = None, max_tokens: int | None = None) -> PreferenceModel:
         """A PM from a Hugging Face folder or hub id.
 
+        Args:
+            max_tokens: instead of the most that it was trained on, which is the default.
+
         Errors:
             ModelError: there is none, or it is not a PM (a plain language model has no trained head).
         """
-        renderer = Renderer(load_tokenizer(path))
         config = load_config(path)
+        reply_end, is_known = getattr(config, _REPLY_END, None), getattr(config, _FORMAT, None) is not None
+        is_ours = is_known and reply_end is None
+        # What was made elsewhere finds the place of its score by its own padding, be that its end.
+        renderer = Renderer(load_tokenizer(path), pad_id=None if is_ours else getattr(config, "pad_token_id", None))
         architecture = _architecture(config)
         if not architecture.endswith(_CLASSIFIER) or config.num_labels != 1:
             raise ModelError(
@@ -138,7 +167,15 @@ class PreferenceModel:
                 f"preference model is a ...{_CLASSIFIER} with 1 label."
             )
         model = load_weights(AutoModelForSequenceClassification, path)
-        return cls(model, renderer, row_tokens=row_tokens, max_tokens=max_tokens)
+        if not is_known:
+            reply_end = plain_reply_end(model, renderer)
+            say_how_it_is_read(str(path), renderer, reply_end)
+        window = getattr(config, _WINDOW, None) if max_tokens is None else max_tokens
+        if window is not None and (not isinstance(window, int) or window < 1):
+            raise ModelError(
+                f"{path} has {_WINDOW} = {window!r} in its config.json, which is no number of tokens; mend it."
+            )
+        return cls(model, renderer, row_tokens=row_tokens, max_tokens=window, reply_end_ids=reply_end)
 
     @classmethod
     def from_language_model(
@@ -184,7 +221,11 @@ class PreferenceModel:
 
     def save(self, path: Path) -> Path:
         """Writes a plain Hugging Face folder, tokenizer beside, whole or not at all."""
-        setattr(self.model.config, _FORMAT, self.renderer.format)
+        config = self.model.config
+        setattr(config, _FORMAT, self.renderer.format)
+        setattr(config, _WINDOW, self.max_tokens)
+        if self.reply_end_ids != (self.renderer.end_id,):
+            setattr(config, _REPLY_END, list(self.reply_end_ids))
         return save_model(self.model, self.renderer.tokenizer, path)
 
     def set_scale(self, scores: Sequence[float]) -> None:
@@ -210,9 +251,18 @@ class PreferenceModel:
         return [(score - mean) / std for score in scores]
 
     @property
+    def room_tokens(self) -> int:
+        """The most tokens that a context and the text of a reply may have."""
+        return self.max_tokens - len(self.reply_end_ids)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head.weight.device
+
+    def closed(self, text_ids: Sequence[int]) -> list[int]:
+        """A reply's text, and behind it what is read to its score."""
+        return [*text_ids, *self.reply_end_ids]
 
     def encode(self, conversation: Sequence[Message]) -> EncodedReply:
         """Ids of a conversation that ends with the reply to score; the oldest turns go when it is too long.
@@ -222,7 +272,7 @@ class PreferenceModel:
         """
         if not conversation or conversation[-1].role != "assistant":
             raise DataError("A conversation to score must end with an assistant turn.")
-        reply = self.renderer.reply_ids(conversation[-1].text)
+        reply = self.closed(self.renderer.text_ids(conversation[-1].text))
         fitted = self.renderer.fit(conversation[:-1], self.max_tokens - len(reply))
         return EncodedReply(fitted.ids + reply, fitted.dropped_turns)
 
@@ -232,7 +282,7 @@ class PreferenceModel:
         Errors:
             DataError: the longer reply and the turn before it do not fit.
         """
-        chosen, rejected = self.renderer.reply_ids(pair.chosen), self.renderer.reply_ids(pair.rejected)
+        chosen, rejected = (self.closed(self.renderer.text_ids(text)) for text in (pair.chosen, pair.rejected))
         fitted = self.renderer.fit(pair.context, self.max_tokens - max(len(chosen), len(rejected)))
         return EncodedPair(fitted.ids + chosen, fitted.ids + rejected, fitted.dropped_turns)
 
@@ -277,8 +327,31 @@ class PreferenceModel:
         """Raw scores of the last assistant turn of each conversation."""
         return self.score_ids([self.encode(conversation).ids for conversation in conversations])
 
+    def score_pairs(self, pairs: Sequence[PreferencePair]) -> PairScores:
+        """Scores both replies of each pair over the same context; pairs that do not fit are left out."""
+        kept, ids, dropped = [], [], 0
+        for place, pair in enumerate(pairs):
+            try:
+                both = self.encode_pair(pair)
+            except DataError:
+                continue
+            kept.append(place)
+            ids += [both.chosen, both.rejected]
+            dropped += both.dropped_turns
+        scores = self.score_ids(ids)
+        return PairScores(kept, scores[0::2], scores[1::2], dropped)
+
+    def none_fits(self, what: str, setting: str = "max_context_tokens") -> DataError:
+        """The error that none of `what` fits, with the limit that binds: the setting, or the model's own window."""
+        if self.max_tokens < self.window_tokens:
+            return DataError(f"None of {what} fits {setting} = {self.max_tokens}; raise it.")
+        return DataError(
+            f"None of {what} fits the {self.window_tokens} tokens that the start model reads; take shorter ones, or a "
+            "model with a longer window."
+        )
+
     def score_ids(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """Raw scores of id lists that end with the end token. What common beginnings cost is paid once."""
+        """Raw scores of id lists that are `closed`. What common beginnings cost is paid once."""
         scores = [0.0] * len(sequences)
         order = list(range(len(sequences)))  # relatives side by side, or else equal lengths
         order.sort(key=lambda index: list(sequences[index]) if self.shares_beginnings else [len(sequences[index])])

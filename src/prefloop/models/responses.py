@@ -217,7 +217,7 @@ def same_tokens(one: Renderer, other: Renderer) -> bool:
 def score_replies(
     preference_model: PreferenceModel, renderer: Renderer, prompts: Sequence[Prompt], samples: Sequence[Sample]
 ) -> list[float]:
-    """Raw PM scores of sampled replies, read at the end token; a reply that was cut off is closed with one.
+    """Raw PM scores of sampled replies, read where the PM reads them; a reply that was cut off is closed.
 
     Where PM and policy share a tokenizer the sampled ids are scored as they are, otherwise their text.
 
@@ -230,7 +230,7 @@ def score_replies(
     if same_tokens(preference_model.renderer, renderer):
         end = renderer.end_id
         sequences = [
-            prompt.ids + (sample.ids if sample.ids[-1:] == [end] else [*sample.ids, end])
+            prompt.ids + preference_model.closed(sample.ids[:-1] if sample.ids[-1:] == [end] else sample.ids)
             for prompt, sample in zip(prompts, samples, strict=True)
         ]
         if (longest := max(map(len, sequences))) > preference_model.max_tokens:

@@ -161,7 +161,8 @@ def room_tokens(run: PolicyRun, models: Models, *watching: PreferenceModel) -> i
     """
     judges = (models.preference_model, models.held_out, *watching)
     windows = [window_tokens(models.policy), *(judge.max_tokens for judge in judges)]
-    room = min(windows) - run.max_response_tokens - 1  # 1: the end token that closes a cut reply for the PMs
+    rooms = [windows[0] - 1, *(judge.room_tokens for judge in judges)]  # besides what closes a cut reply for the PMs
+    room = min(rooms) - run.max_response_tokens
     if room < 1:
         raise ConfigError(
             f"max_response_tokens = {run.max_response_tokens} leaves no room for a prompt in a window of "

@@ -164,10 +164,7 @@ def train_preference(
             facts = {"optimizer": optimizer_facts, "counts": counts, "data": fingerprint}
             last_saved = save_checkpoint(folder.checkpoints, number, whole_state(state), facts)
     if counts["pairs"] == 0:
-        raise DataError(
-            f"None of the {len(lessons.pairs)} pairs fits max_context_tokens = {model.max_tokens}; raise it or take a "
-            "model with a longer window."
-        )
+        raise model.none_fits(f"the {len(lessons.pairs)} pairs")
     if run.shard:
         trained, model = whole_state(model.model.state_dict()), start_model(run)
         model.model.load_state_dict(trained)

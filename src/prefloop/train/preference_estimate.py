@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 
-from prefloop.errors import DataError
 from prefloop.schema import Interval, PreferencePair
 from prefloop.stats import clustered_mean
 from prefloop.train.lessons import usable_pairs
@@ -57,7 +56,7 @@ def estimate_preference(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> 
     sample = [usable[place * len(usable) // count] for place in range(count)]
     lessons = encode(model, sample, {"pairs": 0, "dropped_long_pairs": 0, "dropped_turns": 0})
     if not lessons:
-        raise DataError(f"None of {count} pairs fits max_context_tokens = {model.max_tokens}; raise it.")
+        raise model.none_fits(f"{count} pairs")
     steps = run.epochs * -(-len(usable) // run.pairs_per_step)
     sizes = [len(one.ids.chosen) + len(one.ids.rejected) for one in lessons]
     fitting = run.epochs * len(usable) * len(lessons) / count

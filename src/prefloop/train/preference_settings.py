@@ -79,7 +79,9 @@ class PreferenceRun(Config):
     start_share: float = Field(
         0.0, ge=0.0, lt=1.0, description="of the start's weights in the written model: few judgments forget less"
     )
-    max_context_tokens: int = Field(1024, ge=8, description="conversation and reply; the oldest turns are dropped")
+    max_context_tokens: int = Field(
+        1024, ge=8, description="conversation and reply; the oldest turns are dropped; stays with the model"
+    )
     row_tokens: int | None = Field(
         None, ge=16, description="length of a packed row; empty: long, or short where attention needs a mask"
     )
