@@ -20,6 +20,7 @@ from prefloop.errors import ConfigError
 
 WORKSPACE_FILE = "prefloop.toml"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
 """What runs and snapshots may be called: their names become parts of file names and of URLs."""
 
 

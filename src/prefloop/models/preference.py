@@ -29,7 +29,7 @@ from prefloop.models.language import (
     save_model,
     window_tokens,
 )
-from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact, runs_flat, take_trie_attention
+from prefloop.models.trie import PackedBatch, pack, packed_hidden, runs_flat, settle
 from prefloop.models.unshared import GroupedBatch, group, grouped_scores, one_label_head
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
@@ -89,11 +89,9 @@ class PreferenceModel:
             self.head.bias.requires_grad_(False)  # it moves both sides of a comparison alike
         self.model.config.pad_token_id = renderer.pad_id
         self.trunk: Any = model.base_model
-        self.shares_beginnings: bool = self._can_share()
         self.renderer: Renderer = renderer
-        self.row_tokens: int = row_tokens or (_LONG_ROW if runs_flat(self.trunk) else _SHORT_ROW)
-        window = window_tokens(model) if self.shares_beginnings else _plain_window(model, renderer)
-        self.max_tokens: int = window if max_tokens is None else min(max_tokens, window)
+        self._wanted_row_tokens, self._wanted_max_tokens = row_tokens, max_tokens
+        self._settle()
         made_with = getattr(model.config, _FORMAT, None)
         if made_with not in (None, renderer.format):
             raise ModelError(
@@ -101,16 +99,30 @@ class PreferenceModel:
                 f"writes them as {renderer.format}; put back the tokenizer and chat template that it was saved with."
             )
 
+    def _settle(self) -> None:
+        """How beginnings are shared and how long rows and sequences may be, on the device of now."""
+        self.shares_beginnings: bool = self._can_share()
+        self.row_tokens: int = self._wanted_row_tokens or (_LONG_ROW if runs_flat(self.trunk) else _SHORT_ROW)
+        window = window_tokens(self.model) if self.shares_beginnings else _plain_window(self.model, self.renderer)
+        self.max_tokens: int = window if self._wanted_max_tokens is None else min(self._wanted_max_tokens, window)
+
+    def to(self, device: torch.device | str) -> PreferenceModel:
+        """Moves the model; how it shares beginnings and how long its rows are is decided anew there."""
+        device = torch.device(device)
+        if device != self.device:
+            self.model.to(device)
+            self._settle()
+        return self
+
     def _can_share(self) -> bool:
         """Whether beginnings are shared: a causal model, whose exactness is tried out here and now."""
         if self.head is not getattr(self.model, "score", None) or self.head.bias is not None:
             return False  # an encoder, or a head that is not read at the last token alone
         try:
-            require_exact(self.trunk)
+            settle(self.trunk)
         except ModelError as error:
             _log.warning("%s Until then each sequence is computed by itself: exact, and slower.", error)
             return False
-        take_trie_attention(self.trunk)
         return True
 
     @staticmethod
