@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
 from prefloop.errors import ConfigError, DataError, ModelError
+from prefloop.models.head import head_logps
 from prefloop.models.language import (
     load_config,
     load_fresh_classifier,
@@ -279,11 +279,10 @@ class PreferenceModel:
         width = batch.ids.shape[1]
         before = tokens - tokens % width + batch.parents.flatten()[tokens]
         hidden = packed_hidden(self.trunk, batch, torch.cat([batch.read_index, before]))
-        logits = hidden[len(batch.read_index) :] @ output.T
+        logps = head_logps(output, hidden[len(batch.read_index) :], batch.ids.flatten()[tokens])
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = hidden[: len(batch.read_index)].float() @ self.head.weight[0].float()
-            losses = cross_entropy(logits.float(), batch.ids.flatten()[tokens], reduction="none")
-        return scores, weights @ losses
+            return scores, -(weights @ logps)
 
     def score(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
         """Raw scores of the last assistant turn of each conversation."""

@@ -33,6 +33,7 @@ from prefloop.models.checkpoint import (
     save_checkpoint,
 )
 from prefloop.models.devices import device_named
+from prefloop.models.head import of_logits
 from prefloop.models.language import LanguageModel, load_language_model, save_model, window_tokens
 from prefloop.models.responses import same_tokens
 from prefloop.models.trie import pack, packed_hidden, require_exact
@@ -231,8 +232,8 @@ def _losses(model: Any, texts: Sequence[DistillText], targets: Targets, part: Se
     )
     ids, logps = targets.of(part)
     with torch.autocast(device.type, torch.bfloat16, enabled=run.dtype == "bfloat16"):
-        logits = model.get_output_embeddings()(packed_hidden(model.base_model, batch, at))
-    return distill_losses(logits, ids.to(device), logps.to(device))
+        hidden = packed_hidden(model.base_model, batch, at)
+        return of_logits(model.get_output_embeddings(), distill_losses, hidden, ids.to(device), logps.to(device))
 
 
 @torch.no_grad()

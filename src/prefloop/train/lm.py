@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from prefloop.config import DEVICE, NAME, Config
@@ -31,6 +30,7 @@ from prefloop.models.checkpoint import (
     save_checkpoint,
 )
 from prefloop.models.devices import device_named
+from prefloop.models.head import head_logps
 from prefloop.models.language import (
     LanguageModel,
     load_language_model,
@@ -294,8 +294,7 @@ def _loss(model: Any, texts: Sequence[Text], run: LanguageRun) -> Tensor:
         )
         target = torch.tensor([text.ids[place] for text in texts for place in text.targets], device=model.device)
         hidden = packed_hidden(model.base_model, batch, index)
-        logits = model.get_output_embeddings()(hidden)
-    return F.cross_entropy(logits.float(), target)
+        return -head_logps(model.get_output_embeddings(), hidden, target).mean()
 
 
 def _optimizer(model: Any, run: LanguageRun) -> torch.optim.Optimizer:
