@@ -21,6 +21,8 @@ from prefloop.errors import ConfigError
 WORKSPACE_FILE = "prefloop.toml"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 """What runs and snapshots may be called: their names become parts of file names and of URLs."""
+DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
+"""What a device may be called in settings and options; 'auto' takes a GPU if there is one."""
 
 
 QualitySubject = Literal[

@@ -84,6 +84,12 @@ def test_a_broken_file_is_refused_whole(workspace: Path, tmp_path: Path) -> None
         (["import", "hh-rlhf", "no-such-file.jsonl"], ["no-such-file.jsonl"]),
         (["train", "lm", "missing.toml"], ["missing.toml"]),
         (["eval", "preference", "nobody"], []),
+        (["eval", "preference", "base", "--device", "gpu"], ["'gpu' is no device", "cuda:1"]),
+        (["eval", "policy", "base", "--device", "cuda"], ["no GPU", "'cpu'"]),
+        (["eval", "best-of", "base", "--pm", "base", "--device", "cuda"], ["no GPU", "'cpu'"]),
+        (["eval", "optimisation", "nothing", "--device", "gpu"], ["'gpu' is no device"]),
+        (["eval", "diagnosis", "nothing", "--device", "gpu"], ["'gpu' is no device"]),
+        (["quality", "--pm", "base", "--device", "gpu"], ["'gpu' is no device"]),
         (["snapshots", "deploy", "bass"], ["bass", "base"]),
         (["snapshots", "add", "new", "./nowhere"], ["nowhere"]),
         (["round", "resume"], []),
@@ -96,7 +102,8 @@ def test_a_broken_file_is_refused_whole(workspace: Path, tmp_path: Path) -> None
         (["export", "parquet", "/proc/out.parquet"], ["/proc/out.parquet", "another place"]),
     ],
 )
-def test_one_sentence(workspace: Path, arguments: list[str], words: list[str]) -> None:
+def test_one_sentence(workspace: Path, arguments: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     needs_workspace = arguments[0] not in ("no-such-command",)
     extra = ["--workspace", str(workspace)] if needs_workspace else []
     one_sentence(prefloop(*arguments, *extra), *words)

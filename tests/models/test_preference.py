@@ -108,6 +108,23 @@ def test_scores_do_not_depend_on_company_or_rows(language_models: dict[str, Path
     assert model.score([]) == []
 
 
+def test_a_model_that_moves_decides_anew_how_it_shares(
+    language_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = PreferenceModel.from_language_model(language_models["llama"], seed=3, max_tokens=50)
+    monkeypatch.setattr("prefloop.models.trie.require_exact", lambda trunk: None)  # "meta" computes nothing
+    assert (model.to("meta"), model.device.type) == (model, "meta")
+    assert (model.shares_beginnings, model.row_tokens, model.max_tokens) == (True, 2048, 50)  # as a GPU has it
+
+    def is_not_exact(trunk: Any) -> None:
+        raise ModelError("Not exact there.")
+
+    model = PreferenceModel.from_language_model(language_models["llama"], seed=3, row_tokens=64)
+    monkeypatch.setattr("prefloop.models.trie.require_exact", is_not_exact)
+    assert not model.to("meta").shares_beginnings
+    assert (model.row_tokens, model.max_tokens) == (64, 96)
+
+
 def test_head_has_no_bias_and_its_seed_decides(language_models: dict[str, Path]) -> None:
     first, same, other = (PreferenceModel.from_language_model(language_models["llama"], seed=s) for s in (1, 1, 2))
     assert first.model.score.bias is None

@@ -31,6 +31,7 @@ from prefloop.models.language import new_llama, train_tokenizer
 from prefloop.models.lean_decode import LeanDecoder
 from prefloop.models.sampling import BatchDecoder, TorchSampler
 from prefloop.models.token_draw import DrawSettings, draw_tokens, row_key, uniforms
+from prefloop.models.trie import take_trie_attention
 from prefloop.render import Renderer
 from prefloop.schema import SamplingSettings
 
@@ -116,6 +117,18 @@ def test_equals_generate_and_plain_forward(name: str) -> None:
             assert END not in sample.ids[:-1]
             assert sample.finish_reason == "stop" or len(sample.ids) == 20
     assert len({tuple(sample.ids) for both in replies for sample in both}) == 2 * len(prompts)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "gpt2", "qwen3"])
+def test_a_model_that_takes_tries_samples_as_before(name: str) -> None:
+    plain, with_tries = make(name), make(name)
+    assert take_trie_attention(with_tries.base_model)
+    settings = SamplingSettings(max_response_tokens=20)
+    one, other = (
+        TorchSampler(model, EndOnly(), "v").sample(prompts_of(1, 9, 20), 2, settings, seed=0)  # type: ignore[arg-type]
+        for model in (plain, with_tries)
+    )
+    assert one == other
 
 
 def test_logps_are_at_the_temperature_and_before_truncation(llama: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import (
     BertConfig,
     BertModel,
@@ -32,8 +33,11 @@ from prefloop.models.trie import (
     pack,
     packed_hidden,
     require_exact,
+    runs_flat,
+    settle,
     take_trie_attention,
 )
+from prefloop.models.trie_attention import TRIE
 
 SMALL = {
     "vocab_size": 50,
@@ -146,14 +150,15 @@ def test_no_row_holds_a_token_twice(parts: list[list[list[int]]], row_tokens: in
         assert len(set(nodes)) == length
 
 
-@pytest.mark.parametrize("runs", ["flat", "under a mask"])
+@pytest.mark.parametrize("runs", ["flat", "flat through transformers", "under a mask"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_scores_and_gradients_equal_the_plain_forward(name: str, runs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trunk(name)
-    if runs == "flat":
-        assert take_trie_attention(model)
-    else:
+    if runs != "flat":  # a Llama too, as where it is on a GPU
         monkeypatch.setattr("prefloop.models.trie.is_lean", lambda _: False)
+    if runs != "under a mask":
+        settle(model)
+    assert runs_flat(model) == (runs != "under a mask")
     torch.manual_seed(2)
     context = torch.randint(2, 50, (20,)).tolist()
     sequences = [
@@ -204,6 +209,45 @@ def test_flat_attention_is_taken_where_it_is_exact_and_left_where_it_is_not() ->
     eager.h[0].attn.forward = lambda *given, trie=None, **more: hidden(*given, **more)  # drops what it does not know
     assert not take_trie_attention(eager)
     assert eager.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_flex_attention_gives_the_same(name: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU, on a CPU: there it has neither its kernel nor gradients."""
+    monkeypatch.setattr("prefloop.models.trie.is_lean", lambda _: False)
+    monkeypatch.setattr("prefloop.models.trie_attention._goes_in_blocks", lambda _: False)
+    monkeypatch.setattr("prefloop.models.trie_attention._flex", lambda: flex_attention)
+    model = trunk(name)
+    settle(model)
+    assert runs_flat(model)
+    torch.manual_seed(2)
+    context = torch.randint(2, 50, (20,)).tolist()
+    sequences = [context + torch.randint(2, 50, (size,)).tolist() for size in (5, 9, 1, 30, 90)]
+    batch = pack(sequences, 200)  # 155 columns: two blocks of the mask
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+        plain = torch.cat([model(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in sequences])
+        everywhere = packed_hidden(model, batch, torch.cat(batch.token_index))
+    assert (everywhere - plain).norm() < (1e-6 if dtype is None else 1e-2) * plain.norm()
+
+
+def test_a_trunk_that_moves_decides_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    llama, qwen3 = trunk("llama"), trunk("qwen3")
+    for model in (llama, qwen3):
+        settle(model)
+        assert runs_flat(model)
+    assert llama.config._attn_implementation == "sdpa"  # it has a way of its own on a CPU
+    proven: list[tuple[Any, str]] = []
+    monkeypatch.setattr(
+        "prefloop.models.trie.require_exact",
+        lambda trunk: proven.append((trunk, trunk.config._attn_implementation)),  # a device that computes nothing
+    )
+    for model in (llama, qwen3):
+        settle(model.to("meta"))
+        assert runs_flat(model)
+        assert model.config._attn_implementation == TRIE
+        assert proven[-2:] == [(model, "sdpa"), (model, TRIE)]  # under a mask first, whatever was exact elsewhere
 
 
 def test_exactness_is_proven_or_refused() -> None:

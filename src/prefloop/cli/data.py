@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefloop.cli.output import emit, json_option, note, workspace_option
+from prefloop.cli.output import device_option, emit, json_option, note, workspace_option
 from prefloop.errors import ConfigError, GateError, NotFoundError
 from prefloop.schema import Mode, Snapshot, Tranche
 from prefloop.workspace import Workspace
@@ -90,6 +90,7 @@ def export(
 @tranche_option
 @click.option("--study", "study_name", metavar="NAME", help="Only what belongs to this study (name or id).")
 @click.option("--pm", metavar="SNAPSHOT", help="First let this preference model score what it has not scored yet.")
+@device_option
 @workspace_option
 @json_option
 def quality(
@@ -98,6 +99,7 @@ def quality(
     tranche: str | None,
     study_name: str | None,
     pm: str | None,
+    device: str,
     workspace_path: Path,
     as_json: bool,
 ) -> None:
@@ -115,7 +117,7 @@ def quality(
         if pm is not None:
             from prefloop.loop.scoring import score_comparisons
 
-            note(f"{score_comparisons(workspace, store, pm)} replies scored by {pm}")
+            note(f"{score_comparisons(workspace, store, pm, device)} replies scored by {pm}")
         report = quality_report(store, **part, limits=workspace.settings.quality, processes=2)
     if html is not None:
         write_html(report, html)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from prefloop.cli.data import data_file, mode_option, tranche_option
-from prefloop.cli.output import emit, json_option, note, workspace_option
+from prefloop.cli.output import device_option, emit, json_option, note, workspace_option
 from prefloop.schema import Mode, Tranche
 from prefloop.workspace import Workspace
 
@@ -28,6 +28,7 @@ def eval_() -> None:
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
 @mode_option
 @tranche_option
+@device_option
 @workspace_option
 @json_option
 def preference(
@@ -37,6 +38,7 @@ def preference(
     html: Path | None,
     mode: str | None,
     tranche: str | None,
+    device: str,
     workspace_path: Path,
     as_json: bool,
 ) -> None:
@@ -57,6 +59,7 @@ def preference(
             mode=Mode(mode) if mode else None,
             tranche=Tranche(tranche) if tranche else None,
             file=None if file is None else data_file(workspace, file),
+            device=device,
         )
     for sentence in evaluated.notes:
         note(sentence)
@@ -111,6 +114,7 @@ def scan(
 @click.option("--sandbox", is_flag=True, help="Fresh prompts of the tiny world; its known preference scores too.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
+@device_option
 @workspace_option
 @json_option
 def policy(
@@ -122,6 +126,7 @@ def policy(
     sandbox: bool,
     seed: int,
     html: Path | None,
+    device: str,
     workspace_path: Path,
     as_json: bool,
 ) -> None:
@@ -145,6 +150,7 @@ def policy(
             max_response_tokens=max_response_tokens,
             seed=seed,
             is_sandbox=sandbox,
+            device=device,
         )
     if html is not None:
         write_policy_page(found.evaluation, html, model, base, found.data)
@@ -164,6 +170,7 @@ def policy(
 @click.option("--sandbox", is_flag=True, help="Fresh prompts of the tiny world; its known preference judges too.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
+@device_option
 @workspace_option
 @json_option
 def best_of(
@@ -178,6 +185,7 @@ def best_of(
     sandbox: bool,
     seed: int,
     html: Path | None,
+    device: str,
     workspace_path: Path,
     as_json: bool,
 ) -> None:
@@ -200,6 +208,7 @@ def best_of(
             max_response_tokens=max_response_tokens,
             seed=seed,
             is_sandbox=sandbox,
+            device=device,
         )
     if html is not None:
         write_best_of_report(found, html, model)
@@ -235,10 +244,11 @@ def elo(anchor: str, cluster_by: str, workspace_path: Path, as_json: bool) -> No
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option("--pm", "names", multiple=True, help="More preference models that score the kept replies; repeatable.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the page.")
+@device_option
 @workspace_option
 @json_option
 def optimisation(
-    runs: tuple[str, ...], names: tuple[str, ...], html: Path | None, workspace_path: Path, as_json: bool
+    runs: tuple[str, ...], names: tuple[str, ...], html: Path | None, device: str, workspace_path: Path, as_json: bool
 ) -> None:
     """Over-optimisation of policy RUNs: scores against sqrt(KL), fits, where PMs part, where to stop.
 
@@ -248,7 +258,7 @@ def optimisation(
 
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
-        result = measure_optimisation(workspace, store, runs, names, html)
+        result = measure_optimisation(workspace, store, runs, names, html, device)
     note(f"Wrote {result['report']}")
     emit(result, as_json)
 
@@ -258,15 +268,18 @@ def optimisation(
 @click.option("--gold", is_flag=True, help="Sandbox: ask the known preference too.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the page.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the replies that are drawn.")
+@device_option
 @workspace_option
 @json_option
-def diagnosis(run: str, gold: bool, html: Path | None, seed: int, workspace_path: Path, as_json: bool) -> None:
+def diagnosis(
+    run: str, gold: bool, html: Path | None, seed: int, device: str, workspace_path: Path, as_json: bool
+) -> None:
     """Is it the PM or the policy? What is wrong with a policy RUN, with evidence and what to do next."""
     from prefloop.loop.diagnosis import diagnose_in
 
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
-        result = diagnose_in(workspace, store, run, html=html, gold=gold, seed=seed)
+        result = diagnose_in(workspace, store, run, html=html, gold=gold, seed=seed, device=device)
     note(f"Wrote {result['report']}")
     emit(result, as_json)
 

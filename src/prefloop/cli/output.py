@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from prefloop.config import DEVICE
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -50,6 +53,23 @@ def note(message: str) -> None:
 
 def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
+
+
+def device_option(command: Command) -> Command:
+    return click.option(
+        "--device",
+        metavar="DEVICE",
+        default="auto",
+        show_default=True,
+        callback=_known_device,
+        help="Where models compute: cpu, cuda, cuda:1 ...; auto takes a GPU if there is one.",
+    )(command)
+
+
+def _known_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.match(DEVICE, value):
+        raise click.BadParameter(f"{value!r} is no device; give auto, cpu, cuda or cuda:0, cuda:1 ...")
+    return value
 
 
 def workspace_option(command: Command) -> Command:

@@ -272,9 +272,7 @@ def _assistant(snapshot: Snapshot, weights: _Weights, scorer: ServedScorer | Non
 def _load_scorer(path: str, device: str) -> Scorer:
     from prefloop.models.preference import PreferenceModel
 
-    scorer = PreferenceModel.load(path)
-    scorer.model.to(device)
-    return scorer
+    return PreferenceModel.load(path).to(device)
 
 
 def _scorer_of(snapshot: Snapshot, scorers: Mapping[str, ServedScorer]) -> ServedScorer | None:

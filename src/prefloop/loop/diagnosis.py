@@ -27,6 +27,7 @@ from prefloop.evals.diagnosis import (
 from prefloop.loop.data import evenly, kept_pairs, prompts_of, split, stored_pairs
 from prefloop.loop.optimisation import policy_run
 from prefloop.loop.snapshots import model_path
+from prefloop.models.devices import device_named
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import encode_prompts
@@ -44,7 +45,14 @@ _LEAST_JUDGED = 30
 
 
 def diagnose_in(
-    workspace: Workspace, store: Store, run: str, *, html: Path | None = None, gold: bool = False, seed: int = 0
+    workspace: Workspace,
+    store: Store,
+    run: str,
+    *,
+    html: Path | None = None,
+    gold: bool = False,
+    seed: int = 0,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """The diagnosis of a run of the workspace, on a page (by default `diagnosis.html` in the run's folder).
 
@@ -53,7 +61,7 @@ def diagnose_in(
         DataError: no snapshot, or no prompts to answer.
     """
     folder = policy_run(workspace, run)
-    found = diagnose_run(folder, workspace, store, gold=gold, seed=seed)
+    found = diagnose_run(folder, workspace, store, gold=gold, seed=seed, device=device)
     path = write_diagnosis(found, html or folder / "diagnosis.html")
     return found.model_dump(mode="json", exclude={"evidence"}) | {"report": str(path)}
 
@@ -65,11 +73,13 @@ def diagnose_run(
     *,
     gold: bool = False,
     seed: int = 0,
+    device: str = "auto",
 ) -> Diagnosis:
     """The diagnosis of a run folder; a store adds what people judged.
 
     Args:
         gold: ask the tiny world's known preference too (sandbox runs only).
+        device: of the models, as `device_named` has it.
 
     Errors:
         DataError: no snapshot besides the start, or no prompts to answer.
@@ -83,9 +93,10 @@ def diagnose_run(
     if not prompts:
         raise DataError(f"{folder} kept no evaluation prompts and no workspace holds any; train it again.")
     unknown: dict[str, str] = {}
-    start, end = load_language_model(run.policy), load_language_model(end_path)
+    place = device_named(device)
+    start, end = (load_language_model(path).to(place) for path in (run.policy, end_path))
     paths = {"PM": run.preference_model, HELD_OUT: run.held_out_preference_model} | run.watching_preference_models
-    judges = [Judge(name, PreferenceModel.load(path)) for name, path in paths.items()]
+    judges = [Judge(name, PreferenceModel.load(path).to(place)) for name, path in paths.items()]
     rooms = [window_tokens(start.model) - 1, *(judge.model.room_tokens for judge in judges)]
     room = min(rooms) - run.max_response_tokens
     encoded = encode_prompts(start.renderer, evenly(prompts, _PROMPTS), room).prompts

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.evals import evaluate_elo, evaluate_preference
+from prefloop.models.devices import device_named
 from prefloop.models.language import LanguageModel, load_language_model
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.sampling import TorchSampler
@@ -47,7 +48,8 @@ def sandbox_numbers(bench: Bench) -> dict[str, Any]:
     settings, seed = bench.settings.evaluation, bench.settings.seed + EVALUATION_SEED
     traits = population(bench.settings).traits()
     trained_on = {pair.context for pair in bench.store.pairs()}
-    start = load_language_model(bench.path("start_id"))
+    place = device_named("auto")
+    start = load_language_model(bench.path("start_id")).to(place)
     contexts = draw_prompts(world(), seed, settings.pairs, exclude=trained_on)
     pairs = known_pairs(
         TorchSampler(start.model, start.renderer, "start"), start.renderer, world(), contexts, traits, seed
@@ -60,7 +62,7 @@ def sandbox_numbers(bench: Bench) -> dict[str, Any]:
     }
     for name, path in (("a", bench.path("pm_a_id")), ("b", bench.path("pm_b_id")), ("pmp", tiny_model(PMP_MODEL))):
         evaluation = evaluate_preference(
-            PreferenceModel.load(path),
+            PreferenceModel.load(path).to(place),
             [pair.pair for pair in pairs],
             choice_probabilities=[pair.probability for pair in pairs],
             store=None if name == "pmp" else bench.store,
@@ -85,7 +87,7 @@ def _policy_numbers(bench: Bench, start: LanguageModel, prompts: Sequence[Contex
     """One reply of each snapshot to each held-out prompt; gold decides, ties count half."""
     gold = Gold(world())
     tokens = bench.settings.policy.max_response_tokens
-    new = load_language_model(bench.path("new_id"))
+    new = load_language_model(bench.path("new_id")).to(start.model.device)
     before, after = (
         [
             replies[0]

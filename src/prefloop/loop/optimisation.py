@@ -17,7 +17,12 @@ from prefloop.workspace import Workspace
 
 
 def measure_optimisation(
-    workspace: Workspace, store: Store, runs: Sequence[str], preference_models: Sequence[str], html: Path | None
+    workspace: Workspace,
+    store: Store,
+    runs: Sequence[str],
+    preference_models: Sequence[str],
+    html: Path | None,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """The gauges of each run, on a page (by default `optimisation.html` in the run's folder, or in `runs/`).
 
@@ -29,7 +34,7 @@ def measure_optimisation(
         DataError: a run without snapshots, or one that kept no replies for further PMs.
     """
     folders = [policy_run(workspace, run) for run in runs]
-    judges = {name: load_preference_model(workspace, store, name) for name in preference_models}
+    judges = {name: load_preference_model(workspace, store, name, device) for name in preference_models}
     found = [_measured(folder, judges) for folder in folders]
     path = html or (folders[0] if len(folders) == 1 else workspace.runs) / "optimisation.html"
     write_optimisation_report(found, path)

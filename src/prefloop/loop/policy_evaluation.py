@@ -7,7 +7,6 @@ comparison of the workspace; there the known preference judges too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from prefloop.errors import DataError
@@ -21,8 +20,8 @@ from prefloop.evals import (
 )
 from prefloop.evals.replies import KnownPreference
 from prefloop.loop.data import Context, evenly, split, stored_pairs
-from prefloop.loop.runs import load_preference_model, resolve_model
-from prefloop.models.language import load_language_model, window_tokens
+from prefloop.loop.runs import load_policy, load_preference_model
+from prefloop.models.language import window_tokens
 from prefloop.models.responses import same_tokens
 from prefloop.models.sampling import TorchSampler
 from prefloop.sandbox import Gold, Population, draw_prompts, is_harmful, world
@@ -86,16 +85,17 @@ def compare_policies(
     max_response_tokens: int,
     seed: int,
     is_sandbox: bool,
+    device: str = "auto",
 ) -> Compared:
     """`prefloop eval policy`: one reply of each to held-out prompts, and what held-out comparisons say of both.
 
     Errors:
         DataError: nothing to take prompts from, no scorer, or a policy with another tokenizer than its base.
     """
-    policy, start = (load_language_model(resolve_model(workspace, store, Path(name))) for name in (model, base))
+    policy, start = (load_policy(workspace, store, name, device) for name in (model, base))
     if not same_tokens(policy.renderer, start.renderer):
         raise DataError(f"{model!r} and {base!r} have different tokenizers; name the base that the policy came from.")
-    scorers = {name: load_preference_model(workspace, store, name) for name in preference_models}
+    scorers = {name: load_preference_model(workspace, store, name, device) for name in preference_models}
     found = evaluation_prompts(store, prompts, seed, is_sandbox=is_sandbox)
     evaluation = evaluate_policy(
         TorchSampler(policy.model, policy.renderer, model),
@@ -151,16 +151,17 @@ def best_of(
     max_response_tokens: int,
     seed: int,
     is_sandbox: bool,
+    device: str = "auto",
 ) -> BestOfEvaluation:
     """`prefloop eval best-of`: the curve of `model` picked by `picker`, and policies set beside it.
 
     Errors:
         DataError: nothing to take prompts from, or a policy with another tokenizer.
     """
-    start = load_language_model(resolve_model(workspace, store, Path(model)))
+    start = load_policy(workspace, store, model, device)
     others: dict[str, TorchSampler] = {}
     for name in policies:
-        other = load_language_model(resolve_model(workspace, store, Path(name)))
+        other = load_policy(workspace, store, name, device)
         if not same_tokens(start.renderer, other.renderer):
             raise DataError(f"{name!r} and {model!r} have different tokenizers; evaluate each by itself.")
         others[name] = TorchSampler(other.model, other.renderer, name)
@@ -169,7 +170,7 @@ def best_of(
         TorchSampler(start.model, start.renderer, model),
         found.contexts,
         picker,
-        {name: load_preference_model(workspace, store, name) for name in dict.fromkeys((picker, *judges))},
+        {name: load_preference_model(workspace, store, name, device) for name in dict.fromkeys((picker, *judges))},
         start.renderer,
         samples=samples,
         gold=found.gold,

@@ -37,6 +37,7 @@ def evaluate_models(
     mode: Mode | None = None,
     tranche: Tranche | None = None,
     file: Path | None = None,
+    device: str = "auto",
 ) -> Evaluated:
     """Each model on the same held-out comparisons of the workspace, or on those of `file`; rows go into the store.
 
@@ -71,7 +72,7 @@ def evaluate_models(
         notes.append(f"{error} So nothing is known of a TF-IDF regression here.")
     evaluations = {
         name: evaluate_preference(
-            load_preference_model(workspace, store, name),
+            load_preference_model(workspace, store, name, device),
             held_out,
             words=words,
             groups=groups,

@@ -10,6 +10,7 @@ from typing import Any
 from prefloop.loop.data import split, stored_pairs
 from prefloop.loop.policy_evaluation import HELD_OUT_SHARE
 from prefloop.loop.runs import resolve_model
+from prefloop.models.devices import device_named
 from prefloop.models.language import load_language_model
 from prefloop.runs import RunFolder, write_json
 from prefloop.schema import Mode, PreferencePair
@@ -25,7 +26,7 @@ def run_prompts(workspace: Workspace, run: PromptsRun) -> dict[str, Any]:
     folder = RunFolder.create(workspace.runs, "prompts", run, name=run.name)
     found = generate_prompts(
         run,
-        load_language_model(run.model),
+        load_language_model(run.model).to(device_named("auto")),
         _openings([pair for pair in training if pair.mode == Mode(run.mode)]),
         _openings(held_out),
     )

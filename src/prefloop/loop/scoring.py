@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from prefloop.errors import DataError, ModelError
 from prefloop.loop.snapshots import model_path
+from prefloop.models.devices import device_named
 from prefloop.models.preference import PreferenceModel
 from prefloop.schema import ComparisonState, Message, PreferencePair, Score
 from prefloop.store import ComparisonRecord, Store
@@ -23,7 +24,7 @@ __all__ = ["score_comparisons"]
 _AT_ONCE = 256
 
 
-def score_comparisons(workspace: Workspace, store: Store, name: str) -> int:
+def score_comparisons(workspace: Workspace, store: Store, name: str, device: str = "auto") -> int:
     """Scores both replies of every judged comparison that has no score by this PM yet; how many replies that were.
 
     Comparisons whose replies do not fit the PM's window have no score.
@@ -35,7 +36,7 @@ def score_comparisons(workspace: Workspace, store: Store, name: str) -> int:
     snapshot = store.snapshot(name)
     if snapshot.kind != "preference_model":
         raise ModelError(f"{name} is a {snapshot.kind} and gives no scores; name a preference model.")
-    model = PreferenceModel.load(model_path(workspace, snapshot))
+    model = PreferenceModel.load(model_path(workspace, snapshot)).to(device_named(device))
     known = store.scores(snapshot.id)
     added = 0
     coming = iter(tqdm(_unscored(store, known), desc=f"score by {name}", unit="comparison"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from prefloop.errors import ModelError
 from prefloop.models.adapters import adapter_base, has_head, is_adapter, merge_adapter, save_adapter
 from prefloop.models.checkpoint import replace_folder
+from prefloop.models.trie import settle
 from prefloop.render import END, OWN_CHAT_TEMPLATE, PAD, SPECIAL_TOKENS, Renderer
 
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what is wrong with a model is our one sentence
@@ -46,6 +48,13 @@ class LanguageModel(NamedTuple):
 
     model: Any
     renderer: Renderer
+
+    def to(self, device: torch.device | str) -> LanguageModel:
+        """Moves the model; how tries run through its trunk is decided anew there (`settle`)."""
+        self.model.to(device)
+        with suppress(ModelError):  # it answers all the same; who needs shared beginnings asks for `require_exact`
+            settle(self.model.base_model)
+        return self
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

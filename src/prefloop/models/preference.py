@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.foreign import plain_reply_end, say_how_it_is_read
+from prefloop.models.head import head_logps
 from prefloop.models.language import (
     load_config,
     load_fresh_classifier,
@@ -32,7 +32,7 @@ from prefloop.models.language import (
     save_model,
     window_tokens,
 )
-from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact, runs_flat, take_trie_attention
+from prefloop.models.trie import PackedBatch, pack, packed_hidden, runs_flat, settle
 from prefloop.models.unshared import GroupedBatch, group, grouped_scores, one_label_head
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
@@ -111,12 +111,10 @@ class PreferenceModel:
             self.head.bias.requires_grad_(False)  # it moves both sides of a comparison alike
         make_room_for_padding(model, renderer.pad_id)
         self.trunk: Any = model.base_model
-        self.shares_beginnings: bool = self._can_share()
         self.renderer: Renderer = renderer
-        self.row_tokens: int = row_tokens or (_LONG_ROW if runs_flat(self.trunk) else _SHORT_ROW)
         self.reply_end_ids: tuple[int, ...] = (renderer.end_id,) if reply_end_ids is None else tuple(reply_end_ids)
-        self.window_tokens: int = window_tokens(model) if self.shares_beginnings else _plain_window(model, renderer)
-        self.max_tokens: int = self.window_tokens if max_tokens is None else min(max_tokens, self.window_tokens)
+        self._wanted_row_tokens, self._wanted_max_tokens = row_tokens, max_tokens
+        self._settle()
         made_with = getattr(model.config, _FORMAT, None)
         if made_with not in (None, renderer.format):
             raise ModelError(
@@ -124,16 +122,32 @@ class PreferenceModel:
                 f"writes them as {renderer.format}; put back the tokenizer and chat template that it was saved with."
             )
 
+    def _settle(self) -> None:
+        """How beginnings are shared and how long rows and sequences may be, on the device of now."""
+        self.shares_beginnings: bool = self._can_share()
+        self.row_tokens: int = self._wanted_row_tokens or (_LONG_ROW if runs_flat(self.trunk) else _SHORT_ROW)
+        plain = not self.shares_beginnings
+        self.window_tokens: int = _plain_window(self.model, self.renderer) if plain else window_tokens(self.model)
+        wanted = self._wanted_max_tokens
+        self.max_tokens: int = self.window_tokens if wanted is None else min(wanted, self.window_tokens)
+
+    def to(self, device: torch.device | str) -> PreferenceModel:
+        """Moves the model; how it shares beginnings and how long its rows are is decided anew there."""
+        device = torch.device(device)
+        if device != self.device:
+            self.model.to(device)
+            self._settle()
+        return self
+
     def _can_share(self) -> bool:
         """Whether beginnings are shared: a causal model, whose exactness is tried out here and now."""
         if self.head is not getattr(self.model, "score", None) or self.head.bias is not None:
             return False  # an encoder, or a head that is not read at the last token alone
         try:
-            require_exact(self.trunk)
+            settle(self.trunk)
         except ModelError as error:
             _log.warning("%s Until then each sequence is computed by itself: exact, and slower.", error)
             return False
-        take_trie_attention(self.trunk)
         return True
 
     @staticmethod
@@ -317,11 +331,10 @@ class PreferenceModel:
         width = batch.ids.shape[1]
         before = tokens - tokens % width + batch.parents.flatten()[tokens]
         hidden = packed_hidden(self.trunk, batch, torch.cat([batch.read_index, before]))
-        logits = hidden[len(batch.read_index) :] @ output.T
+        logps = head_logps(output, hidden[len(batch.read_index) :], batch.ids.flatten()[tokens])
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = hidden[: len(batch.read_index)].float() @ self.head.weight[0].float()
-            losses = cross_entropy(logits.float(), batch.ids.flatten()[tokens], reduction="none")
-        return scores, weights @ losses
+            return scores, -(weights @ logps)
 
     def score(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
         """Raw scores of the last assistant turn of each conversation."""

@@ -17,10 +17,11 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from prefloop.errors import ModelError
+from prefloop.models.trie_attention import TRIE
 
 __all__ = ["RowCache"]
 
-_SUPPORTED_ATTENTION = ("sdpa", "eager")
+_SUPPORTED_ATTENTION = ("sdpa", "eager", TRIE)  # the last is "sdpa" where no tries are given
 
 
 class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -77,7 +78,7 @@ class RowCache(Cache):
         self._kinds = _mask_kinds(config)
         if config._attn_implementation not in _SUPPORTED_ATTENTION:
             raise ModelError(
-                f"Sampling works with the attention implementations {' and '.join(_SUPPORTED_ATTENTION)}, not with "
+                f"Sampling works with the attention implementations sdpa and eager, not with "
                 f"{config._attn_implementation!r}; load the model with attn_implementation='sdpa'."
             )
         self.row_capacity = self.slot_capacity = self.used_slots = 0

@@ -29,7 +29,7 @@ from prefloop.models.lean import is_lean, lean_hidden
 from prefloop.models.packing import PackedBatch, pack
 from prefloop.models.trie_attention import TRIE
 
-__all__ = ["PackedBatch", "pack", "packed_hidden", "require_exact", "runs_flat", "take_trie_attention"]
+__all__ = ["PackedBatch", "pack", "packed_hidden", "require_exact", "runs_flat", "settle", "take_trie_attention"]
 
 _FILL = 0.7  # rows are run together while the shortest fills this share of the longest
 
@@ -100,6 +100,18 @@ def ancestor_mask(subtree_ends: Int[Tensor, "row column"]) -> Bool[Tensor, "row 
 def runs_flat(trunk: Any) -> bool:
     """Whether tries run end to end in one row, with attention along their branches and without a mask."""
     return is_lean(trunk) or bool(trunk.config._attn_implementation == TRIE)
+
+
+def settle(trunk: Any) -> None:
+    """Decides how tries run through a trunk where its weights are now: when it is loaded, and when they have moved.
+
+    Errors:
+        ModelError: beginnings cannot be shared exactly there, in no way (`require_exact`).
+    """
+    if trunk.config._attn_implementation == TRIE:
+        trunk.set_attn_implementation("sdpa")  # what was exact elsewhere proves nothing here
+    require_exact(trunk)
+    take_trie_attention(trunk)
 
 
 def take_trie_attention(trunk: Any, even_if_lean: bool = False) -> bool:

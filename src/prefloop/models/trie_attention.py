@@ -232,12 +232,18 @@ def _attention(
         if kwargs.get(name) is not None:
             raise ModelError(f"Attention with {name} cannot share beginnings; take a causal model without it.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.device.type == "cpu":
+    if _goes_in_blocks(query.device):
         query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))
         return block_attention(query, key, value, trie, scale)[None], None
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast a rotation leaves them in float32
     grouped = query.shape[1] != key.shape[1]
-    mixed = _flex()(query, key.to(value.dtype), value, block_mask=trie.block_mask, scale=scale, enable_gqa=grouped)
+    mixed = _flex()(query, key, value, block_mask=trie.block_mask, scale=scale, enable_gqa=grouped)
     return mixed.transpose(1, 2).contiguous(), None
+
+
+def _goes_in_blocks(device: torch.device) -> bool:
+    """Whether `block_attention` is the way on this device; FlexAttention is it elsewhere."""
+    return device.type == "cpu"
 
 
 def _flex() -> Any:

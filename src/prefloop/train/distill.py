@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from prefloop.config import NAME, Config
+from prefloop.config import DEVICE, NAME, Config
 from prefloop.errors import ConfigError, DataError, TrainingError
 from prefloop.losses import distill_losses
 from prefloop.models.checkpoint import (
@@ -32,6 +32,8 @@ from prefloop.models.checkpoint import (
     own_threads_afterwards,
     save_checkpoint,
 )
+from prefloop.models.devices import device_named
+from prefloop.models.head import of_logits
 from prefloop.models.language import LanguageModel, load_language_model, save_model, window_tokens
 from prefloop.models.responses import same_tokens
 from prefloop.models.trie import pack, packed_hidden, require_exact
@@ -82,7 +84,7 @@ class DistillRun(Config):
     max_gradient_norm: float = Field(1.0, gt=0.0, description="longer gradients are shortened to this")
     checkpoint_every_steps: int = Field(50, ge=1, description="also when the held-out KL is measured")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="autocast of the forward and backward pass")
-    device: str = Field("auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="'auto' takes a GPU if there is one")
+    device: str = Field("auto", pattern=DEVICE, description="'auto' takes a GPU if there is one")
     seed: int = Field(0, description="of texts and order")
 
 
@@ -133,11 +135,11 @@ def train_distillation(
     texts = encoded.texts
     held_out = list(range(max(len(texts) - run.held_out_texts, 1), len(texts)))
     training = list(range(len(texts) - len(held_out)))
-    device = _device(run.device)
+    device = device_named(run.device)
     path = run.cache or folder.path / "targets.safetensors"
     targets = _targets(run, teacher, texts, path, device, progress)
     del teacher
-    model = student.model.to(device)
+    model = student.to(device).model
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=run.learning_rate, betas=(0.9, 0.95), weight_decay=run.weight_decay
     )
@@ -218,7 +220,7 @@ def _targets(
     digest = targets_digest(run.teacher, texts, run.classes)
     if path.exists():
         return load_targets(path, digest)
-    return make_targets(teacher.model.to(device), texts, run.classes, path, digest, progress)
+    return make_targets(teacher.to(device).model, texts, run.classes, path, digest, progress)
 
 
 def _losses(model: Any, texts: Sequence[DistillText], targets: Targets, part: Sequence[int], run: DistillRun) -> Tensor:
@@ -230,8 +232,8 @@ def _losses(model: Any, texts: Sequence[DistillText], targets: Targets, part: Se
     )
     ids, logps = targets.of(part)
     with torch.autocast(device.type, torch.bfloat16, enabled=run.dtype == "bfloat16"):
-        logits = model.get_output_embeddings()(packed_hidden(model.base_model, batch, at))
-    return distill_losses(logits, ids.to(device), logps.to(device))
+        hidden = packed_hidden(model.base_model, batch, at)
+        return of_logits(model.get_output_embeddings(), distill_losses, hidden, ids.to(device), logps.to(device))
 
 
 @torch.no_grad()
@@ -269,12 +271,6 @@ def _schedule(step: int, total: int, warmup_steps: int) -> float:
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return (total - step) / max(total - warmup_steps, 1)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _report(run: DistillRun, folder: RunFolder, curve: Sequence[tuple[int, Interval]]) -> Path:

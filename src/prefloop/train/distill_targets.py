@@ -22,6 +22,7 @@ from torch import Tensor
 
 from prefloop.errors import DataError, ModelError
 from prefloop.losses import top_classes
+from prefloop.models.head import tokens_at_once
 from prefloop.models.trie import pack, packed_hidden
 from prefloop.render import Renderer
 from prefloop.schema import Message
@@ -133,7 +134,8 @@ def make_targets(
     Errors:
         DataError: as many classes as the vocabulary has tokens, or more.
     """
-    vocabulary = teacher.get_output_embeddings().weight.shape[0]
+    head = teacher.get_output_embeddings()
+    vocabulary = len(head.weight)
     if classes >= vocabulary:
         raise DataError(f"classes = {classes} and the vocabulary has {vocabulary} tokens; keep fewer.")
     device = next(teacher.parameters()).device
@@ -148,9 +150,10 @@ def make_targets(
             for index, text in zip(batch.token_index, part, strict=True)
         ]
         hidden = packed_hidden(teacher.base_model, batch, torch.cat(at))
-        top = top_classes(teacher.get_output_embeddings()(hidden), classes)
-        ids.append(top.ids.int().cpu())
-        logps.append(top.logps.clamp(min=torch.finfo(torch.float16).min).half().cpu())
+        for chunk in torch.split(hidden, tokens_at_once(head)):
+            top = top_classes(head(chunk), classes)
+            ids.append(top.ids.int().cpu())
+            logps.append(top.logps.clamp(min=torch.finfo(torch.float16).min).half().cpu())
         starts += [starts[-1] + sum(len(text.places) for text in part[: place + 1]) for place in range(len(part))]
     targets = Targets(torch.cat(ids), torch.cat(logps), starts)
     _write(path, targets, digest)

@@ -76,9 +76,9 @@ class Gauges:
     @staticmethod
     def load(paths: Mapping[str, Path], row_tokens: int, device: Any) -> dict[str, PreferenceModel]:
         """The watching PMs, without gradients, on a device."""
-        loaded = {name: PreferenceModel.load(path, row_tokens=row_tokens) for name, path in paths.items()}
+        loaded = {name: PreferenceModel.load(path, row_tokens=row_tokens).to(device) for name, path in paths.items()}
         for judge in loaded.values():
-            judge.model.requires_grad_(False).to(device)
+            judge.model.requires_grad_(False)
         return loaded
 
     def is_due(self, kl: float) -> bool:

@@ -18,10 +18,9 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from prefloop.config import NAME, Config
+from prefloop.config import DEVICE, NAME, Config
 from prefloop.errors import DataError, TrainingError
 from prefloop.models.checkpoint import (
     latest_checkpoint,
@@ -30,6 +29,8 @@ from prefloop.models.checkpoint import (
     own_threads_afterwards,
     save_checkpoint,
 )
+from prefloop.models.devices import device_named
+from prefloop.models.head import head_logps
 from prefloop.models.language import (
     LanguageModel,
     load_language_model,
@@ -99,6 +100,7 @@ class LanguageRun(Config):
         1.0, gt=0.0, description="multiplies the logits of the written model: above 1, rare slips become rarer"
     )
     saved_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the written weights")
+    device: str = Field("auto", pattern=DEVICE, description="'auto' takes a GPU if there is one")
     seed: int = Field(0, description="of weights, texts and order")
 
 
@@ -122,7 +124,7 @@ def train_language_model(
     if not training:
         raise DataError(f"{len(conversations)} conversations leave none to train on; give more texts.")
     torch.manual_seed(run.seed)
-    model, renderer = _start(run, training)
+    model, renderer = _start(run, training).to(device_named(run.device))
     window = window_tokens(model)
     texts = _tokenized(training, renderer, window, run.targets)
     held_out_texts = _tokenized(held_out, renderer, window, run.targets)
@@ -285,15 +287,14 @@ def _copy_batch(step: int, run: LanguageRun, renderer: Renderer) -> list[Text]:
 
 def _loss(model: Any, texts: Sequence[Text], run: LanguageRun) -> Tensor:
     """Mean next-token loss (nats) over the targets of all texts."""
-    batch = pack([text.ids for text in texts], run.row_tokens)
-    with torch.autocast("cpu", torch.bfloat16, enabled=run.dtype == "bfloat16"):
+    batch = pack([text.ids for text in texts], run.row_tokens).to(model.device)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=run.dtype == "bfloat16"):
         index = torch.cat(
             [places[torch.tensor(text.targets) - 1] for places, text in zip(batch.token_index, texts, strict=True)]
         )
-        target = torch.tensor([text.ids[place] for text in texts for place in text.targets])
+        target = torch.tensor([text.ids[place] for text in texts for place in text.targets], device=model.device)
         hidden = packed_hidden(model.base_model, batch, index)
-        logits = model.get_output_embeddings()(hidden)
-    return F.cross_entropy(logits.float(), target)
+        return -head_logps(model.get_output_embeddings(), hidden, target).mean()
 
 
 def _optimizer(model: Any, run: LanguageRun) -> torch.optim.Optimizer:

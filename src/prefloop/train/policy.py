@@ -53,6 +53,7 @@ from prefloop.losses import (
     whitened,
 )
 from prefloop.models.checkpoint import latest_checkpoint, save_checkpoint
+from prefloop.models.devices import device_named
 from prefloop.models.language import save_model
 from prefloop.models.memory import release_free_memory
 from prefloop.models.responses import encode_prompts
@@ -70,7 +71,6 @@ from prefloop.train.policy_setup import (
     prompts_fingerprint,
     require_processes,
     room_tokens,
-    run_device,
     run_workers,
     score_scale,
 )
@@ -119,7 +119,7 @@ def train_policy(
     """
     processes = Processes.of_environment()
     require_processes(run, processes)
-    device = run_device(run.device)
+    device = device_named(run.device)
     models = load_models(run, device)
     link = SamplerLink(run, models, folder.path.name, processes) if run.sampler_url else None
     models = replace(models, sampler=link.sampler if link else None)

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from prefloop.models.devices import device_named
 from prefloop.runs import RunFolder
 from prefloop.schema import Message
 from prefloop.train.policy import train_policy
 from prefloop.train.policy_settings import PolicyRun
-from prefloop.train.policy_setup import run_device
 from prefloop.train.preference_estimate import peak_memory
 
 __all__ = ["PolicyEstimate", "estimate_policy", "memory_bytes", "ways_to_fit"]
@@ -62,7 +62,7 @@ def estimate_policy(
         folder = RunFolder.create(Path(scratch), "policy", short)
         train_policy(short, prompts, folder, evaluation_prompts[:8], progress=_silent)
         rates = [row["time/episodes_per_second"] for row in folder.metrics() if "time/episodes_per_second" in row]
-    device = run_device(run.device)
+    device = device_named(run.device)
     peak, available = peak_memory(device), memory_bytes(device)
     per_batch = run.episodes_per_batch / rates[-1]
     return PolicyEstimate(

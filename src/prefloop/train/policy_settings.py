@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from prefloop.config import NAME, Config
+from prefloop.config import DEVICE, NAME, Config
 from prefloop.train.gauges import Watching
 from prefloop.train.prompt_mix import PromptMix
 
@@ -84,5 +84,5 @@ class PolicyRun(Config):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the products in forwards and updates; weights and sampling stay in float32"
     )
-    device: str = Field("auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="'auto' takes a GPU if there is one")
+    device: str = Field("auto", pattern=DEVICE, description="'auto' takes a GPU if there is one")
     seed: int = Field(0, description="of prompts, samples and minibatches")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +15,9 @@ from prefloop.errors import ConfigError, ModelError
 from prefloop.models.adapters import add_lora, sharing_copy
 from prefloop.models.checkpoint import Checkpoint
 from prefloop.models.language import load_language_model, window_tokens
-from prefloop.models.lean import is_lean
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import Prompt, same_tokens
-from prefloop.models.trie import require_exact
+from prefloop.models.trie import require_exact, runs_flat
 from prefloop.models.value import Lora, ValueModel
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.processes import Processes
@@ -90,15 +88,14 @@ def load_models(run: PolicyRun, device: torch.device) -> Models:
     Errors:
         ModelError: one of them cannot be loaded, or cannot share beginnings exactly.
     """
-    policy, renderer = load_language_model(run.policy)
+    policy, renderer = load_language_model(run.policy).to(device)
     require_exact(policy.base_model)
-    policy.to(device)
-    train = PreferenceModel.load(run.preference_model, row_tokens=run.row_tokens)
+    train = PreferenceModel.load(run.preference_model, row_tokens=run.row_tokens).to(device)
     held_out = train  # the same folder is loaded once, and scores once
     if run.held_out_preference_model != run.preference_model:
-        held_out = PreferenceModel.load(run.held_out_preference_model, row_tokens=run.row_tokens)
+        held_out = PreferenceModel.load(run.held_out_preference_model, row_tokens=run.row_tokens).to(device)
     for judge in (train, held_out):
-        judge.model.requires_grad_(False).to(device)
+        judge.model.requires_grad_(False)
     if not run.lora_rank:
         return Models(policy, copy.deepcopy(policy).requires_grad_(False), train, held_out, renderer)
     reference = sharing_copy(policy)
@@ -142,7 +139,7 @@ def learned_models(run: PolicyRun, models: Models, mean: float, std: float, proc
     policy, value = models.policy, value_model(run, models, mean, std)
     if run.dtype == "bfloat16" and policy.device.type == "cpu":
         for model in (policy, value.trunk):  # torch's fused attention is slow in bfloat16 there
-            if not is_lean(model.base_model):
+            if not runs_flat(model.base_model):
                 model.set_attn_implementation("eager")
     for trunk in (policy.base_model, value.trunk):
         trunk.get_input_embeddings().padding_idx = None  # a PAD that was sampled is a token that learns like others
@@ -169,22 +166,6 @@ def room_tokens(run: PolicyRun, models: Models, *watching: PreferenceModel) -> i
             f"{min(windows)} tokens; lower it."
         )
     return room
-
-
-def run_device(name: str) -> torch.device:
-    """The device of the setting; 'auto' is a GPU where there is one, and under torchrun each process has its own.
-
-    Errors:
-        ConfigError: a GPU is asked for and there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device = {name!r}, and this machine has no GPU that torch can use; set device = 'cpu'.")
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-        torch.cuda.set_device(name)
-    return torch.device(name)
 
 
 def run_workers(

@@ -34,6 +34,7 @@ from prefloop.models.checkpoint import (
     own_threads_afterwards,
     save_checkpoint,
 )
+from prefloop.models.devices import device_named
 from prefloop.models.preference import PreferenceModel, conversation_key
 from prefloop.runs import RunFolder
 from prefloop.schema import PreferencePair
@@ -190,7 +191,7 @@ def train_preference(
 
 
 def start_model(run: PreferenceRun) -> PreferenceModel:
-    """`run.start` as a PM: loaded with its head, or a language model's trunk under a fresh one."""
+    """`run.start` as a PM on the run's device: loaded with its head, or a language model's trunk under a fresh one."""
     limits = {"row_tokens": run.row_tokens, "max_tokens": run.max_context_tokens}
     if PreferenceModel.is_at(run.start):
         model = PreferenceModel.load(run.start, **limits)
@@ -205,7 +206,7 @@ def start_model(run: PreferenceRun) -> PreferenceModel:
                 "lora_rank goes with causal models, and neither with start_share nor start_scale; set it to 0."
             )
         add_lora(model.model, run.lora_rank, run.lora_scale, run.seed, base=run.start, head="score")
-    return model
+    return model.to(device_named(run.device))
 
 
 @torch.no_grad()

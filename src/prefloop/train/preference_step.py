@@ -115,7 +115,7 @@ def backward(
         total_loss += loss.item()
         total_language += language_loss.item()
         total_centring += penalty.item()
-        scored.append((scores[0::2].detach(), scores[1::2].detach()))
+        scored.append((scores[0::2].detach().cpu(), scores[1::2].detach().cpu()))
         tokens, tokens_unshared = tokens + batch.tokens, tokens_unshared + batch.tokens_unshared
     chosen, rejected = (torch.cat(side) for side in zip(*processes.gathered(scored), strict=True))
     *means, computed, before = processes.summed(total_loss, total_language, total_centring, tokens, tokens_unshared)
