@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -35,10 +36,31 @@ from prefloop.stats import (
 from prefloop.stats.intervals import LEVEL, Floats, Ints, Labels, label_codes
 from prefloop.store import Store
 
-__all__ = ["PreferenceEvaluation", "ScoredPair", "evaluate_preference", "fitted_temperature"]
+__all__ = [
+    "PairScores",
+    "PreferenceEvaluation",
+    "ScoredPair",
+    "evaluate_preference",
+    "fitted_temperature",
+    "score_pairs",
+]
 
 _PAIRS_A_BLOCK = 256
 _WORST = 10
+
+
+class PairScores(NamedTuple):
+    """Raw scores of the pairs that a scorer takes: their places among all, and what each of the two replies got."""
+
+    kept: Ints
+    chosen: Floats
+    rejected: Floats
+    refused: int
+
+    def among(self, places: Ints) -> PairScores:
+        """Of these the pairs at `places`, which another model takes too; what this scorer refused stays counted."""
+        is_in = np.isin(self.kept, places)
+        return PairScores(self.kept[is_in], self.chosen[is_in], self.rejected[is_in], self.refused)
 
 
 class ScoredPair(Noun):
@@ -121,12 +143,13 @@ class PreferenceEvaluation(Noun):
 
 
 def evaluate_preference(
-    scorer: Scorer,
+    scorer: Scorer | PairScores,
     pairs: Sequence[PreferencePair],
     *,
     choice_probabilities: Sequence[float] | None = None,
     words: Mapping[Mode | None, Scorer] | None = None,
     groups: Sequence[str] | None = None,
+    unstated: Collection[str] = (),
     store: Store | None = None,
     model_id: str = "",
     data: str = "",
@@ -135,11 +158,13 @@ def evaluate_preference(
     """Scores both sides of every pair and evaluates the differences.
 
     Args:
+        scorer: the model, or what `score_pairs` kept of it; only the pairs that are kept there are evaluated.
         choice_probabilities: where known (a simulated worker's), the probability of each pair that `chosen` is the
             side that a fresh judgment prefers.
         words: a `TfidfRegression` to compare with, for each mode of which there are training pairs (pooled, what the
             modes prefer cancels out); under None that of all of them, for other modes.
         groups: a name for each pair, for slices of the caller's own.
+        unstated: properties that nobody stated of these pairs (tranche, say), which make no slices then.
         store: keeps the numbers as EvalResult rows of `model_id` on `data`.
         seed: of the bootstrap.
 
@@ -154,25 +179,30 @@ def evaluate_preference(
         )
     if groups is not None and len(groups) != len(pairs):
         raise DataError(f"{len(groups)} groups do not fit {len(pairs)} pairs; give as many.")
-    kept, chosen_scores, rejected_scores = _score(scorer, pairs)
+    kept, chosen_scores, rejected_scores, refused = (
+        scorer if isinstance(scorer, PairScores) else score_pairs(scorer, pairs)
+    )
+    if len(kept) == 0:
+        raise DataError(f"Of {len(pairs)} pairs there is none that every model takes; compare models apart.")
     kept_pairs = picked(pairs, kept)
     differences = chosen_scores - rejected_scores
     if not np.isfinite(differences).all():
         raise DataError(f"{(~np.isfinite(differences)).sum()} of {len(kept)} differences are not finite; train anew.")
-    clusters = _conversations(kept_pairs)
-    right = _right(differences)
-    names = slice_names(kept_pairs) | ({} if groups is None else {"group": [groups[place] for place in kept]})
+    clusters = conversation_numbers(kept_pairs)
+    right = shares_right(differences)
+    names = {kind: of_pair for kind, of_pair in slice_names(kept_pairs).items() if kind not in unstated}
+    names |= {} if groups is None else {"group": [groups[place] for place in kept]}
     mean_score = (chosen_scores.mean() + rejected_scores.mean()) / 2
 
     def share(values: Floats) -> Interval:
         return clustered_share(values, clusters, seed=seed)
 
-    longer = _right(np.array([len(pair.chosen) - len(pair.rejected) for pair in kept_pairs], dtype=np.float64))
+    longer = shares_right(np.array([len(pair.chosen) - len(pair.rejected) for pair in kept_pairs], dtype=np.float64))
     best_length = longer if longer.mean() >= 0.5 else 1 - longer
     known: dict[str, Interval | Agreement] = {}
     unknown = []
     if words is not None:
-        word_right = _right(word_differences(words, kept_pairs))
+        word_right = shares_right(word_differences(words, kept_pairs))
         known |= {
             "words": share(word_right),
             "above_words": clustered_mean(right - word_right, clusters, bounds=(-1.0, 1.0), seed=seed),
@@ -194,7 +224,7 @@ def evaluate_preference(
     evaluation = PreferenceEvaluation(
         pairs=len(kept),
         conversations=int(clusters.max()) + 1,
-        dropped_pairs=len(pairs) - len(kept),
+        dropped_pairs=refused,
         accuracy=share(right),
         loss=clustered_mean(np.logaddexp(0, -differences), clusters, bounds=(0.0, np.inf), seed=seed),
         longer_reply=share(longer),
@@ -205,7 +235,7 @@ def evaluate_preference(
         temperature=fitted_temperature(differences, clusters),
         above_threshold=accuracy_above(chosen_scores - mean_score, rejected_scores - mean_score, clusters, seed=seed),
         unknown=tuple(unknown),
-        scores_by_tranche=_scores_by_tranche(names["tranche"], chosen_scores, rejected_scores),
+        scores_by_tranche=_scores_by(names.get("tranche", ["all pairs"] * len(kept)), chosen_scores, rejected_scores),
         differences=tuple(differences.tolist()),
         worst=tuple(
             ScoredPair(pair=kept_pairs[i], score_chosen=chosen_scores[i], score_rejected=rejected_scores[i])
@@ -244,15 +274,19 @@ def fitted_temperature(differences: Sequence[float] | Floats, clusters: Labels) 
     return Interval(value=value, low=low, high=high, n=len(given), clusters=count)
 
 
-def _conversations(pairs: Sequence[PreferencePair]) -> Ints:
+def conversation_numbers(pairs: Sequence[PreferencePair]) -> Ints:
     """A number for each pair's conversation, told apart by eight bytes of a hash: keys can be as long as the texts."""
     keys = (hashlib.blake2b(conversation_key(pair).encode(), digest_size=8).digest() for pair in pairs)
     names = np.fromiter((int.from_bytes(key, "big", signed=True) for key in keys), dtype=np.int64, count=len(pairs))
     return label_codes(names)[0]
 
 
-def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[Ints, Floats, Floats]:
-    """The places of the pairs that the scorer takes, and their scores: of the chosen and of the rejected replies."""
+def score_pairs(scorer: Scorer, pairs: Sequence[PreferencePair]) -> PairScores:
+    """Scores of both replies of the pairs that the scorer takes.
+
+    Errors:
+        DataError: it takes none.
+    """
     kept, values = array("q"), array("d")
     for start in range(0, len(pairs), _PAIRS_A_BLOCK):
         block = pairs[start : start + _PAIRS_A_BLOCK]
@@ -267,7 +301,7 @@ def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[Ints, Float
     if not kept:
         raise DataError(f"None of the {len(pairs)} pairs fits the scorer's window; take shorter ones.")
     scores = np.array(values)
-    return np.array(kept), scores[0::2], scores[1::2]
+    return PairScores(np.array(kept), scores[0::2], scores[1::2], len(pairs) - len(kept))
 
 
 def _score_block(scorer: Scorer, pairs: Sequence[PreferencePair]) -> list[float]:
@@ -286,12 +320,12 @@ def word_differences(words: Mapping[Mode | None, Scorer], pairs: Sequence[Prefer
     modes = [pair.mode for pair in pairs]
     for mode in set(modes):
         places = [place for place, other in enumerate(modes) if other == mode]
-        _, chosen, rejected = _score(words.get(mode, words[None]), picked(pairs, places))
-        differences[places] = chosen - rejected
+        scores = score_pairs(words.get(mode, words[None]), picked(pairs, places))
+        differences[places] = scores.chosen - scores.rejected
     return differences
 
 
-def _right(differences: Floats) -> Floats:
+def shares_right(differences: Floats) -> Floats:
     """1 where positive, 0 where negative, half at 0."""
     halves: Floats = (np.sign(differences) + 1) / 2
     return halves
@@ -310,7 +344,7 @@ def _slices(
     return slices
 
 
-def _scores_by_tranche(tranches: Sequence[str], chosen: Floats, rejected: Floats) -> dict[str, tuple[float, ...]]:
+def _scores_by(tranches: Sequence[str], chosen: Floats, rejected: Floats) -> dict[str, tuple[float, ...]]:
     scores: dict[str, tuple[float, ...]] = {}
     for name in sorted(set(tranches)):
         is_here = np.array([tranche == name for tranche in tranches])

@@ -6,6 +6,7 @@ Knows where data comes from and how it is split; knows nothing of training.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -128,6 +129,33 @@ def stored_pairs(
         if pair.chosen != pair.rejected and half in (None, half_of(pair))
     )
     return kept(pairs, folder)
+
+
+def some_stored(
+    store: Store,
+    what: str,
+    mode: Mode | None = None,
+    tranche: Tranche | None = None,
+    *,
+    folder: Path | None = None,
+) -> Sequence[PreferencePair]:
+    """`stored_pairs` that there must be.
+
+    Errors:
+        DataError: there are none; where there are others than those asked for, it says which.
+    """
+    pairs = stored_pairs(store, mode, tranche, folder=folder)
+    if pairs:
+        return pairs
+    there = Counter(f"{pair.mode.value} {pair.tranche.value}" for pair in store.pairs() if pair.chosen != pair.rejected)
+    if not there:
+        raise DataError(f"The workspace holds no {what}; import some (prefloop import) or collect them.")
+    asked = " and ".join(f"{name} {one.value}" for name, one in (("mode", mode), ("tranche", tranche)) if one)
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(there.items()))
+    raise DataError(
+        f"None of the workspace's {there.total()} comparisons is of {asked} (there are: {counted}); change that, or "
+        "import such comparisons."
+    )
 
 
 def kept(pairs: Iterable[PreferencePair], folder: Path | None) -> Sequence[PreferencePair]:

@@ -21,8 +21,8 @@ from prefloop.loop.data import (
     mixed,
     prompts_of,
     some_of,
+    some_stored,
     split,
-    stored_pairs,
 )
 from prefloop.loop.prompt_sources import training_prompts
 from prefloop.loop.snapshots import model_path, register
@@ -63,7 +63,7 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
             texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
             texts += list(assistants(world(), run.seed, run.sandbox_assistants))
         else:
-            pairs = _some(stored_pairs(store), "comparisons to take texts from")
+            pairs = some_stored(store, "comparisons to take texts from")
             texts = [list(conversation) for conversation in conversations_of(split(pairs, run.held_out_share).training)]
         if run.start is not None:
             run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
@@ -189,7 +189,7 @@ def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) 
     elif run.sandbox_contrasts:
         pairs = kept(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=PRE_TRAINING_WAYS), disk)
     else:
-        pairs = _some(stored_pairs(store, run.mode, run.tranche, folder=disk), "comparisons to train on")
+        pairs = some_stored(store, "comparisons to train on", run.mode, run.tranche, folder=disk)
     training, held_out = split(pairs, run.held_out_share)
     if not training:
         raise DataError(
@@ -226,7 +226,7 @@ def _policy_data(workspace: Workspace, store: Store, run: PolicyRun) -> _PolicyD
     }
     watching = {name: resolve_model(workspace, store, path) for name, path in run.watching_preference_models.items()}
     run = run.model_copy(update=update | {"watching_preference_models": watching})
-    training, held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1)
+    training, held_out = split(some_stored(store, "comparisons to take prompts from"), 0.1)
     prompts = training_prompts(training, run.prompts, run.seed)
     return _PolicyData(run, training, prompts, evenly(prompts_of(held_out), _EVALUATION_PROMPTS))
 
@@ -289,8 +289,10 @@ def nothing_half_done(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def resolve_model(workspace: Workspace, store: Store, path: Path) -> Path:
+def resolve_model(workspace: Workspace | None, store: Store | None, path: Path) -> Path:
     """A model folder; where there is none at `path`, the snapshot of that name, or a model that ships.
+
+    Without a workspace there are no snapshots.
 
     Errors:
         ModelError: none of them.
@@ -298,11 +300,12 @@ def resolve_model(workspace: Workspace, store: Store, path: Path) -> Path:
     if path.is_dir():
         return path
     name = path.name
-    if any(snapshot.name == name for snapshot in store.snapshots()):
+    names = [] if store is None else [snapshot.name for snapshot in store.snapshots()]
+    if workspace is not None and store is not None and name in names:
         return Path(model_path(workspace, store.snapshot(name)))
     if name in SHIPPED:
         return tiny_model(name)
-    known = ", ".join(snapshot.name for snapshot in store.snapshots()) or "none"
+    known = ", ".join(names) or "none"
     raise ModelError(f"{path} is no model folder and {name!r} is no snapshot (there are: {known}); check the name.")
 
 
@@ -315,7 +318,7 @@ def fingerprint(pairs: Iterable[PreferencePair]) -> dict[str, Any]:
     return {"pairs": count, "sha256": digest.hexdigest()}
 
 
-def load_preference_model(workspace: Workspace, store: Store, name: str) -> PreferenceModel:
+def load_preference_model(workspace: Workspace | None, store: Store | None, name: str) -> PreferenceModel:
     """A PM by folder or snapshot name."""
     return PreferenceModel.load(resolve_model(workspace, store, Path(name)))
 
@@ -327,9 +330,3 @@ def require_free_name(store: Store, name: str, resume: bool) -> None:
             f"A snapshot named {name!r} is there already; give the run another name (--set name=...), or go on with "
             "--resume."
         )
-
-
-def _some(pairs: Sequence[PreferencePair], what: str) -> Sequence[PreferencePair]:
-    if not pairs:
-        raise DataError(f"The workspace holds no {what}; import some (prefloop import) or collect them.")
-    return pairs
