@@ -20,12 +20,13 @@ from prefloop.config import NAME, Config
 from prefloop.errors import ConfigError, DataError, UserError
 from prefloop.evals import ScanEvaluation, Trial, evaluate_scan, write_scan_report
 from prefloop.evals.preference import word_differences
-from prefloop.loop.data import evenly, half_of, held_out_in_fold, stored_pairs
+from prefloop.loop.data import evenly, half_of, held_out_in_fold, some_stored
 from prefloop.loop.preference_evaluation import word_regressions
 from prefloop.loop.runs import chosen_for, fingerprint, preference_data, resolve_model
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder, write_json
 from prefloop.schema import PreferencePair
+from prefloop.stats import LEAST_POINTS
 from prefloop.store import Store
 from prefloop.train.preference import train_preference
 from prefloop.train.preference_settings import PreferenceRun
@@ -40,7 +41,9 @@ class Scan(Config):
     setting: str = Field(description="of the run: training_pairs, start, red_team_share, red_team_weight, mode ...")
     values: tuple[int | float | str, ...] = Field(min_length=1, description="one PM each, for every seed and fold")
     also: tuple[str, ...] = Field((), description="key=value of the run, for this scan alone")
-    fit: bool = Field(False, description="a straight line through accuracy against the logarithm of the values")
+    fit: bool = Field(
+        False, description="a straight line through accuracy against the logarithm of three or more values"
+    )
     scores: bool = Field(False, description="calibration and accuracy among high scores for the last value")
 
     @field_validator("setting")
@@ -80,8 +83,12 @@ def scan_plan(scan: ScanRun) -> list[PlannedTrial]:
     """All trainings, seed by seed, since the pairs of a seed are drawn once.
 
     Errors:
-        ConfigError: a value that the setting cannot take; folds of simulated judgments.
+        ConfigError: a value that the setting cannot take; a line through too few values, or over what has no
+            logarithm; folds of simulated judgments.
     """
+    for title, one in scan.scans.items():
+        if one.fit:
+            _check_line(title, one)
     if scan.folds > 1 and (scan.run.sandbox_judgments or scan.run.sandbox_contrasts or scan.run.ranked_files):
         raise ConfigError(f"folds = {scan.folds} are of a workspace's comparisons; with other pairs set folds to 1.")
     return [
@@ -100,6 +107,22 @@ def scan_plan(scan: ScanRun) -> list[PlannedTrial]:
     ]
 
 
+def _check_line(title: str, scan: Scan) -> None:
+    if len(set(scan.values)) < LEAST_POINTS:
+        raise ConfigError(
+            f"scans.{title}: fit = true needs {LEAST_POINTS} different values, not {len(set(scan.values))}; add "
+            "values, or set fit to false."
+        )
+    if scan.setting in ("start", "training_pairs"):  # whose values stand for counts of parameters and of pairs
+        return
+    for value in scan.values:
+        if isinstance(value, str) or value <= 0:
+            raise ConfigError(
+                f"scans.{title}: fit = true takes the logarithm of positive numbers, and {value!r} has none; set fit "
+                "to false."
+            )
+
+
 def run_scan(
     workspace: Workspace, scan: ScanRun, *, html: Path | None = None, resume: bool = False
 ) -> tuple[Path, dict[str, ScanEvaluation]]:
@@ -111,7 +134,7 @@ def run_scan(
     plan = scan_plan(scan)
     with workspace.store() as store:
         sources = {trial.run.start: resolve_model(workspace, store, trial.run.start) for trial in plan}
-        stored = [] if _is_drawn(scan.run) else stored_pairs(store)
+        stored = [] if _is_drawn(scan.run) else some_stored(store, "comparisons to train on")
         facts = fingerprint(stored)
         folder = RunFolder.create(workspace.runs, "scan", scan, name=scan.name, resume=resume, data=facts)
         begun = json.loads((folder.path / "provenance.json").read_text(encoding="utf-8"))["data"]
