@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefloop.errors import ConfigError, DataError, ModelError, UserError
+from prefloop.errors import ConfigError, DataError, ModelError, TrainingError, UserError
 from prefloop.evals import evaluate_preference, write_preference_report
 from prefloop.loop.data import (
     conversations_of,
@@ -280,10 +280,10 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
 
 @contextlib.contextmanager
 def nothing_half_done(folder: RunFolder) -> Iterator[None]:
-    """A run that is refused before its first step leaves no folder: the mended command starts afresh."""
+    """A run that ends before its first step leaves no folder: the same command, mended or not, starts afresh."""
     try:
         yield
-    except UserError:
+    except (UserError, TrainingError):
         if not folder.metrics() and latest_checkpoint(folder.checkpoints) is None:
             shutil.rmtree(folder.path)
         raise

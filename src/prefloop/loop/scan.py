@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from tqdm import tqdm
 
 from prefloop.config import NAME, Config
-from prefloop.errors import ConfigError, DataError, UserError
+from prefloop.errors import ConfigError, DataError, TrainingError, UserError
 from prefloop.evals import ScanEvaluation, Trial, evaluate_scan, write_scan_report
 from prefloop.evals.preference import word_differences
 from prefloop.loop.data import evenly, half_of, held_out_in_fold, some_stored
@@ -147,7 +147,7 @@ def run_scan(
         trials.mkdir(exist_ok=True)
         try:
             done = _all_trials(store, scan, plan, sources, stored, trials)
-        except UserError:  # refused before anything was learned: the mended command starts afresh
+        except (UserError, TrainingError):  # ended before anything was learned: the mended command starts afresh
             if not [*trials.glob("*.json"), *trials.rglob("state.json")]:
                 shutil.rmtree(folder.path)
             raise

@@ -154,6 +154,13 @@ def train_preference(
             row |= _step_metrics(losses, gradient_norm, run)
             bar.set_postfix(loss=f"{losses.loss:.3f}")
         is_last = number == len(plan)
+        if counts["pairs"] == 0:  # nothing fitted yet, so there is nothing to keep
+            if is_last:
+                raise DataError(
+                    f"None of the {len(lessons.pairs)} pairs fits max_context_tokens = {model.max_tokens}; raise it or "
+                    "take a model with a longer window."
+                )
+            continue
         if held_out and (is_last or (run.evaluate_every_steps and number % run.evaluate_every_steps == 0)):
             row |= held_out_metrics(model, held_out)
         folder.log(row)
@@ -163,11 +170,6 @@ def train_preference(
             state |= {f"optimizer.{name}": value for name, value in tensors.items()}
             facts = {"optimizer": optimizer_facts, "counts": counts, "data": fingerprint}
             last_saved = save_checkpoint(folder.checkpoints, number, whole_state(state), facts)
-    if counts["pairs"] == 0:
-        raise DataError(
-            f"None of the {len(lessons.pairs)} pairs fits max_context_tokens = {model.max_tokens}; raise it or take a "
-            "model with a longer window."
-        )
     if run.shard:
         trained, model = whole_state(model.model.state_dict()), start_model(run)
         model.model.load_state_dict(trained)
