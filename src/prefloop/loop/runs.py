@@ -24,6 +24,7 @@ from prefloop.loop.data import (
     some_stored,
     split,
 )
+from prefloop.loop.learning_rates import with_language_rate
 from prefloop.loop.prompt_sources import training_prompts
 from prefloop.loop.snapshots import model_path, register
 from prefloop.models.checkpoint import latest_checkpoint
@@ -85,6 +86,7 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
         run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+        run = with_language_rate(workspace, store, run)
         data = preference_data(store, run, workspace.runs)
         processes = Processes.of_environment()  # under torchrun: one makes the folder, then the others find it
         if not processes.is_first:
@@ -141,13 +143,16 @@ def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[st
     """`prefloop train preference --dry-run`: the settings, and what the run will take here. Writes nothing."""
     with workspace.store() as store:
         resolved = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+        resolved = with_language_rate(workspace, store, resolved)
         data = preference_data(store, resolved, workspace.runs)
     estimate = estimate_preference(resolved, data.training)
     plain = {
         name: value.model_dump(mode="json") if isinstance(value, Interval) else value
         for name, value in estimate._asdict().items()
     }
-    return {"settings": run.model_dump(mode="json"), "held_out_pairs": len(data.held_out), "estimate": plain}
+    rate = {"language_model_learning_rate": resolved.language_model_learning_rate}
+    settings = run.model_copy(update=rate).model_dump(mode="json")
+    return {"settings": settings, "held_out_pairs": len(data.held_out), "estimate": plain}
 
 
 class _PreferenceData(NamedTuple):
@@ -206,8 +211,9 @@ def half_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> Sequence[Pr
 
 
 def chosen_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> Sequence[PreferencePair]:
-    """Of the pairs that a run may train on, those that it does: its mix of modes, and at most its `training_pairs`."""
-    return some_of(mixed(pairs, run.red_team_share, run.mix_pairs, run.seed), run.training_pairs, run.seed)
+    """Of the pairs that a run may train on, those that it does: its mix, and of that at most its `training_pairs`."""
+    mix = mixed(pairs, run.red_team_share, run.mix_pairs, run.seed, tranche_shares=run.tranche_shares)
+    return some_of(mix, run.training_pairs, run.seed)
 
 
 class _PolicyData(NamedTuple):

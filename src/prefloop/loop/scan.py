@@ -21,6 +21,7 @@ from prefloop.errors import ConfigError, DataError, TrainingError, UserError
 from prefloop.evals import ScanEvaluation, Trial, evaluate_scan, write_scan_report
 from prefloop.evals.preference import word_differences
 from prefloop.loop.data import evenly, half_of, held_out_in_fold, some_stored
+from prefloop.loop.learning_rates import with_language_rate
 from prefloop.loop.preference_evaluation import word_regressions
 from prefloop.loop.runs import chosen_for, fingerprint, preference_data, resolve_model
 from prefloop.models.preference import PreferenceModel
@@ -38,7 +39,9 @@ __all__ = ["Scan", "ScanRun", "run_scan", "scan_plan"]
 class Scan(Config):
     """One setting of the run and the values that it takes."""
 
-    setting: str = Field(description="of the run: training_pairs, start, red_team_share, red_team_weight, mode ...")
+    setting: str = Field(
+        description="of the run: training_pairs, start, red_team_share, tranche_weights.online, mode ..."
+    )
     values: tuple[int | float | str, ...] = Field(min_length=1, description="one PM each, for every seed and fold")
     also: tuple[str, ...] = Field((), description="key=value of the run, for this scan alone")
     fit: bool = Field(
@@ -49,7 +52,7 @@ class Scan(Config):
     @field_validator("setting")
     @classmethod
     def _is_a_setting(cls, name: str) -> str:
-        if name not in PreferenceRun.model_fields:
+        if name.partition(".")[0] not in PreferenceRun.model_fields:
             raise ValueError(
                 f"a preference run has no such setting; take one of {', '.join(PreferenceRun.model_fields)}"
             )
@@ -134,6 +137,9 @@ def run_scan(
     plan = scan_plan(scan)
     with workspace.store() as store:
         sources = {trial.run.start: resolve_model(workspace, store, trial.run.start) for trial in plan}
+        found = [trial.run.model_copy(update={"start": sources[trial.run.start]}) for trial in plan]
+        runs = [with_language_rate(workspace, store, run) for run in found]
+        plan = [trial._replace(run=run) for trial, run in zip(plan, runs, strict=True)]
         stored = [] if _is_drawn(scan.run) else some_stored(store, "comparisons to train on")
         facts = fingerprint(stored)
         folder = RunFolder.create(workspace.runs, "scan", scan, name=scan.name, resume=resume, data=facts)
@@ -146,7 +152,7 @@ def run_scan(
         trials = folder.path / "trials"
         trials.mkdir(exist_ok=True)
         try:
-            done = _all_trials(store, scan, plan, sources, stored, trials)
+            done = _all_trials(store, scan, plan, stored, trials)
         except (UserError, TrainingError):  # ended before anything was learned: the mended command starts afresh
             if not [*trials.glob("*.json"), *trials.rglob("state.json")]:
                 shutil.rmtree(folder.path)
@@ -171,11 +177,10 @@ def _all_trials(
     store: Store,
     scan: ScanRun,
     plan: Sequence[PlannedTrial],
-    sources: Mapping[Path, Path],
     stored: Sequence[PreferencePair],
     folder: Path,
 ) -> dict[str, list[Trial]]:
-    """Trains what is not finished; `sources` are the model folders by what the settings call them."""
+    """Trains what is not finished; the plan's runs start from folders."""
     done: dict[str, list[Trial]] = {title: [] for title in scan.scans}
     pairs: _Pairs | None = None
     for planned in tqdm(plan, desc=f"eval scan {scan.name}"):
@@ -184,8 +189,7 @@ def _all_trials(
         file = folder / f"{planned.key}.json"
         training, held_out, places = pairs.of_trial(planned, scan)
         if not file.is_file():
-            run = planned.run.model_copy(update={"start": sources[planned.run.start]})
-            write_json(file, _train(run, training, held_out, folder / planned.key, has_words=scan.words))
+            write_json(file, _train(planned.run, training, held_out, folder / planned.key, has_words=scan.words))
         done[planned.scan].append(_trial(planned, json.loads(file.read_text("utf-8")), held_out, places, pairs))
     return done
 
@@ -203,7 +207,15 @@ class _Pairs(NamedTuple):
     def of(cls, store: Store, scan: ScanRun, seed: int, stored: Sequence[PreferencePair]) -> _Pairs:
         if not _is_drawn(scan.run):
             return cls(seed, 0, stored, (), None)
-        whole = {"mode": None, "tranche": None, "half": None, "red_team_share": None, "training_pairs": 0, "seed": seed}
+        whole: dict[str, Any] = {
+            "mode": None,
+            "tranche": None,
+            "half": None,
+            "red_team_share": None,
+            "tranche_shares": {},
+            "training_pairs": 0,
+            "seed": seed,
+        }
         data = preference_data(store, scan.run.model_copy(update=whole))
         return cls(seed, seed, data.training, data.held_out, data.probabilities)
 
