@@ -124,6 +124,7 @@ def test_the_digest_names_the_settings_and_nothing_else() -> None:
     assert run.digest() == Run.load([], ["start=m", "steps=10"]).digest()
     assert run.digest() != Run.load([], ["start=m", "steps=11"]).digest()
     assert run.digest() != Run.load([], ["start=m", "optimizer.name=sgd"]).digest()
+    assert run.digest() == Run.load([], ["start=m", "steps=10", f"optimizer.name={run.optimizer.name}"]).digest()
     assert len(run.digest()) == 12
     assert set(run.digest()) <= set("0123456789abcdef")
 

@@ -46,6 +46,28 @@ def test_a_run_is_begun_once_and_resumed_afterwards(tmp_path: Path) -> None:
     assert again.metrics() == [{"step": 1}]
 
 
+def test_a_run_of_an_older_version_is_known_by_its_settings(tmp_path: Path) -> None:
+    old = tmp_path / "lm-run-0123456789ab"  # named by another rule, begun before `data` was a setting
+    old.mkdir()
+    write_json(old / "config.json", {"seed": 4})
+    assert RunFolder.create(tmp_path, "lm", Settings(seed=4), resume=True).path == old
+    assert RunFolder.exists(tmp_path, "lm", Settings(seed=4))
+    with pytest.raises(ConfigError, match="lm-run-0123456789ab exists already"):
+        RunFolder.create(tmp_path, "lm", Settings(seed=4))
+    said = r'lm-run-0123456789ab differs in seed \(4 there, 5 here\), data \(not set there, "x" here\): set that'
+    with pytest.raises(NotFoundError, match=said):
+        RunFolder.create(tmp_path, "lm", Settings(seed=5, data=Path("x")), resume=True)
+
+
+def test_the_nearest_run_of_the_name_is_named(tmp_path: Path) -> None:
+    far = RunFolder.create(tmp_path, "lm", Settings(seed=1, data=Path("x")))
+    near = RunFolder.create(tmp_path, "lm", Settings(seed=2))
+    RunFolder.create(tmp_path, "lm", Settings(seed=3), name="run-other")
+    with pytest.raises(NotFoundError, match=f"{near.path.name} differs in seed"):
+        RunFolder.create(tmp_path, "lm", Settings(seed=3), resume=True)
+    assert far.path != near.path
+
+
 def test_metrics_come_back_as_they_were_logged(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert run.metrics() == []

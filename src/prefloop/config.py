@@ -1,7 +1,7 @@
 """Typed settings: defaults <- TOML files <- `--set key=value`. Knows nothing of what a setting does.
 
-Unknown keys fail and name the nearest key. Paths in a file are relative to that file. The hash of the resolved
-settings names a run.
+Unknown keys fail and name the nearest key. Paths in a file are relative to that file. The hash of the settings
+that are not the defaults names a run.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Config(BaseModel):
             raise ConfigError(_sentence(cls, error, origin)) from None
 
     def digest(self) -> str:
-        """The first 12 hex digits of the SHA-256 over the resolved settings."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """The first 12 hex digits of the SHA-256 over what differs from the defaults: a new setting renames nothing."""
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

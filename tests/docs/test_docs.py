@@ -19,6 +19,7 @@ from prefloop import errors, schema
 from prefloop.config import Config
 from prefloop.evals import elo, policy, preference
 from prefloop.evals.comparisons import LogpAccuracy
+from prefloop.evals.preference_difference import preference_differences
 from prefloop.schema import Interval, Noun, PreferencePair
 from prefloop.stats import elo as elo_of
 from prefloop.train.ppo_update import PolicyUpdate, ValueUpdate
@@ -77,6 +78,7 @@ def names_at_run_time() -> dict[str, set[str]]:
     evaluated = preference.evaluate_preference(
         _Lengths(), twice, choice_probabilities=[0.7] * len(twice), words={None: _Lengths()}
     )
+    differences = preference_differences({"m": evaluated, "n": evaluated}, twice)
     replies = policy.Replies(
         scores={"pm": ONE},
         tokens=ONE,
@@ -115,7 +117,7 @@ def names_at_run_time() -> dict[str, set[str]]:
     assert laps
     updates = {f"policy/{name}" for name in PolicyUpdate._fields} | {f"value/{name}" for name in ValueUpdate._fields}
     return {
-        "preference_eval/{}": {row.metric for row in evaluated.results("m")},
+        "preference_eval/{}": {row.metric for row in [*evaluated.results("m"), *differences[0].results()]},
         "policy_eval/{}": {row.metric for row in compared.results("m")},
         "elo/{}": {row.metric for row in rated.results()},
         "eval/{}": set(snapshot.metrics()),

@@ -12,7 +12,7 @@ import pytest
 from prefloop.errors import DataError
 from prefloop.evals import Trial, evaluate_scan, write_scan_report
 from prefloop.schema import Message, Mode, PreferencePair, Tranche
-from prefloop.stats import fitted_line, linear_fit, run_mean
+from prefloop.stats import fitted_line, line_over_runs, linear_fit, run_mean
 
 
 def pair(number: int, mode: Mode = Mode.HELPFUL, tranche: Tranche = Tranche.BASE) -> PreferencePair:
@@ -97,10 +97,55 @@ def test_a_line_over_the_logarithm() -> None:
     assert evaluation.fit.band[0].y.value == pytest.approx(0.61)
     assert evaluation.calibration is not None
     assert evaluation.calibration.accuracy.value == pytest.approx(0.71)
-    with pytest.raises(DataError, match="positive"):
-        evaluate_scan("red_team_share", [trial([1.0], 0.0), trial([1.0], 1.0)], is_fitted=True)
+    assert (evaluation.fit.over, evaluation.fit.line.slope.clusters) == ("seeds", 2)
+    # both seeds' lines are the same but for a shift of 0.02, so the slope is exact and the band is t(1) 0.02 / 2 wide
+    assert evaluation.fit.line.slope.high == pytest.approx(evaluation.fit.line.slope.value)
+    first = evaluation.fit.band[0].y
+    assert first.high - first.value == pytest.approx(12.7062 * 0.01, rel=1e-4)
+    for values, said in (((0.0, 1.0, 2.0), "positive numbers, not 0"), ((1.0, 2.0), "3 different x, not 2")):
+        without = evaluate_scan("red_team_weight", [trial([1.0], value) for value in values], is_fitted=True)
+        assert without.fit is None
+        assert said in without.not_fitted
     with pytest.raises(DataError, match="0 trials"):
         evaluate_scan("mode", [])
+
+
+def test_points_that_share_their_pairs_tell_less_than_they_seem_to() -> None:
+    """200 worlds without any slope: pairs that are hard for all models move all points of a seed together."""
+    covered, pooled = 0, 0
+    for world in range(200):
+        generator = np.random.default_rng(world)
+        trials = []
+        for seed in range(3):
+            tilt = generator.normal(0, 0.06)  # what this seed's pairs do to the slope
+            for place, value in enumerate((100, 200, 400, 800, 1600)):
+                right = round(100 * (0.7 + tilt * (place - 2)))
+                trials.append(trial([1.0] * right + [-1.0] * (100 - right), value, seed=seed, draw=seed))
+        trials.sort(key=lambda one: one.value)
+        fit = evaluate_scan("red_team_weight", trials, is_fitted=True).fit
+        assert fit is not None
+        covered += fit.line.slope.low <= 0 <= fit.line.slope.high
+        y = [value for point in evaluate_scan("red_team_weight", trials).points for value in point.by_seed.values()]
+        old = linear_fit(np.log([one.value for one in trials]), y).slope
+        pooled += old.low <= 0 <= old.high
+    # 95% of 200 are 190; fewer than 180 happens less than once in 100 times
+    assert covered >= 180
+    assert pooled < 160
+
+
+def test_one_seed_has_a_line_over_its_conversations(tmp_path: Path) -> None:
+    growing = [trial([1.0] * right + [-1.0] * (100 - right), value) for value, right in ((1, 60), (2, 65), (4, 70))]
+    scan = evaluate_scan("red_team_weight", growing, is_fitted=True)
+    fit = scan.fit
+    assert fit is not None
+    assert fit.over == "conversations"
+    assert fit.line.slope.value == pytest.approx(0.05 / math.log(2))
+    # of every pair the slope is c . right with c = (-1, 0, 1) / (2 ln 2): 10 pairs of 100 change from wrong to right,
+    # mean 0.1 / (2 ln 2), standard error sqrt(0.1 * 0.9 / 100) / (2 ln 2) = 0.0216
+    assert fit.line.slope.high - fit.line.slope.low == pytest.approx(2 * 1.984 * 0.0216, rel=0.15)
+    assert fit.line.slope.clusters == 100
+    page = write_scan_report({"x": scan}, tmp_path / "page.html", "x").read_text(encoding="utf-8")
+    assert "resampled conversations" in page
 
 
 def test_band_of_a_line_and_mean_of_runs() -> None:
@@ -112,6 +157,14 @@ def test_band_of_a_line_and_mean_of_runs() -> None:
     assert start.y == linear_fit(x, y).intercept
     with pytest.raises(DataError, match="2 of them"):
         run_mean([0.5], 10)
+
+
+def test_lines_of_runs_by_hand() -> None:
+    # slopes 1 and 2, values at 0: 0 and -1; mean slope 1.5, deviation 0.7071, t(1) = 12.7062: half 12.7062 * 0.5
+    line, band = line_over_runs([0.0, 1.0, 2.0], [[0.0, 1.0, 2.0], [-1.0, 1.0, 3.0]], [1.0], n=6)
+    assert (line.slope.value, line.slope.high) == (pytest.approx(1.5), pytest.approx(1.5 + 6.3531, abs=1e-4))
+    assert (line.intercept.value, line.r_squared) == (pytest.approx(-0.5), pytest.approx(1.0))
+    assert (band[0].y.value, band[0].y.low) == (pytest.approx(1.0), pytest.approx(1.0))  # where the lines cross
 
 
 def test_the_page_has_curves_matrices_and_json(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Splits keep conversations whole; halves are halves; mixes have their shares."""
 
+from collections import Counter
+
 import pytest
 
 from prefloop.errors import DataError
 from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, split
-from prefloop.schema import Message, Mode, PreferencePair
+from prefloop.schema import Message, Mode, PreferencePair, Tranche
 
 
 def pair(opening: str, *more: str) -> PreferencePair:
@@ -67,7 +69,42 @@ def test_mixing_takes_shares_of_both_modes() -> None:
     small, large = mixed(pairs, 0.2, 10), mixed(pairs, 0.4, 10)
     assert {p.conversation_id for p in small if p.mode == Mode.RED_TEAM} <= {p.conversation_id for p in large}
     assert mixed(pairs, 0.5, seed=1) != mixed(pairs, 0.5, seed=2)
-    with pytest.raises(DataError, match="needs 20 red_team pairs and there are 12"):
+    with pytest.raises(DataError, match="need 20 red_team pairs and there are 12"):
         mixed(pairs, 0.5, 40)
     with pytest.raises(DataError, match="there are 0"):
         mixed(pairs[:30], 0.5)
+
+
+def test_mixing_takes_shares_of_tranches() -> None:
+    counts = {Tranche.BASE: (20, 20), Tranche.REJECTION_SAMPLED: (30, 0), Tranche.ONLINE: (12, 8)}
+    pairs = [
+        PreferencePair(
+            context=(),
+            chosen="a",
+            rejected="b",
+            conversation_id=f"{tranche}{mode}{n}",
+            mode=mode,
+            tranche=tranche,
+        )
+        for tranche, both in counts.items()
+        for mode, count in zip(Mode, both, strict=True)
+        for n in range(count)
+    ]
+
+    def taken(share: float | None, total: int, **shares: float) -> dict[str, int]:
+        mix = mixed(pairs, share, total, tranche_shares={Tranche(name): value for name, value in shares.items()})
+        return dict(Counter(f"{one.mode.value} {one.tranche.value}" for one in mix))
+
+    both = taken(None, 0, base=0.5, online=0.5)  # min(40 / 0.5, 20 / 0.5) = 40 in all, of both modes as they are
+    assert sum(count for name, count in both.items() if name.endswith("base")) == 20
+    assert (both["helpful online"], both["red_team online"]) == (12, 8)
+    # with shares of both each mode has the shares of tranches: min(20 / 0.3, 12 / 0.3, 20 / 0.2, 8 / 0.2) = 40
+    assert taken(0.4, 0, base=0.5, online=0.5) == {
+        "helpful base": 12,
+        "helpful online": 12,
+        "red_team base": 8,
+        "red_team online": 8,
+    }
+    assert sum(taken(None, 10, base=1 / 3, rejection_sampled=1 / 3, online=1 / 3).values()) == 10
+    with pytest.raises(DataError, match="need 5 red_team rejection_sampled pairs and there are 0"):
+        taken(0.5, 10, rejection_sampled=1.0)

@@ -57,7 +57,7 @@ def test_train_evaluate_and_serve(
     elsewhere = AutoModelForSequenceClassification.from_pretrained(bert_folder, num_labels=1)
     folder = save_model(elsewhere, load_tokenizer(bert_folder), tmp_path / "elsewhere")
     evaluated = prefloop(capsys, workspace, "eval", "preference", "encoder", str(folder), "--held-out-share", "0.2")
-    assert set(evaluated) == {"encoder", str(folder)}
+    assert set(evaluated["models"]) == {"encoder", str(folder)}  # type: ignore[call-overload]
 
     with workspace.store() as store:
         snapshot = store.snapshot("encoder")

@@ -7,13 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from prefloop.cli import main
 from prefloop.errors import ConfigError, DataError
+from prefloop.loop import preference_evaluation
 from prefloop.loop.preference_evaluation import evaluate_models
 from prefloop.loop.round import create_workspace
 from prefloop.loop.snapshots import register
 from prefloop.sandbox.tiny import PMP_MODEL, tiny_model
+from prefloop.schema import EvalResult, Message, Mode
 from prefloop.store.formats import import_file
 from prefloop.workspace import Workspace
+
+
+def store_rows(workspace: Workspace) -> list[EvalResult]:
+    with workspace.store() as store:
+        return store.eval_results(evaluation="preference")
 
 
 def rows(file: Path, count: int) -> Path:
@@ -43,6 +51,9 @@ def test_several_models_on_the_same_comparisons(workspace: Workspace) -> None:
         kept = store.eval_results(evaluation="preference", model_id="trained")
     one, other = evaluated.evaluations.values()
     assert one == other  # the same weights
+    [difference] = evaluated.differences
+    assert (difference.accuracy["all"].value, difference.accuracy["all"].n) == (0.0, one.pairs)
+    assert {row.metric for row in store_rows(workspace)} >= {"preference_eval/accuracy_difference"}
     assert 10 <= one.pairs <= 30
     assert one.words is not None
     assert one.words.value > 0.9  # 'go away' is always the worse one
@@ -58,14 +69,52 @@ def test_comparisons_of_a_file_have_groups(workspace: Workspace, tmp_path: Path)
     [evaluation] = evaluated.evaluations.values()
     assert {name: value.n for name, value in evaluation.slices["group"].items()} == {"a": 3, "b": 2}
     assert (evaluated.data, evaluated.notes) == ("hhh.jsonl", ())
+    assert not {"tranche", "mode"} & set(evaluation.slices), "the file states neither"
+
+
+def test_a_folder_and_a_file_need_no_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["eval", "preference", str(tiny_model(PMP_MODEL)), "--file", str(rows(tmp_path / "hhh.jsonl", 5))]
+    nowhere = ["--workspace", str(tmp_path / "nowhere"), "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, *nowhere])
+    printed = capsys.readouterr()
+    assert (ended.value.code, json.loads(printed.out)["pairs"]) == (0, 5)
+    words[2] = "trained"  # a snapshot is of a workspace
+    with pytest.raises(SystemExit) as ended:
+        main([*words, *nowhere])
+    assert ended.value.code == 2
+    assert "is not a workspace" in capsys.readouterr().err
+
+
+def test_comparisons_that_one_model_refuses_are_left_out_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refuses:
+        def __init__(self, number: str) -> None:
+            self._number = number
+
+        def score(self, conversations: list[list[Message]]) -> list[float]:
+            texts = [conversation[-1].text for conversation in conversations]
+            if any(text == f"it is number {self._number}" for text in texts):
+                raise DataError("It is longer than the window.")
+            return [float(len(text)) for text in texts]
+
+    monkeypatch.setattr(preference_evaluation, "load_preference_model", lambda *at: Refuses(at[-1]))
+    evaluated = evaluate_models(None, None, ["1", "2"], held_out_share=0.5, file=rows(tmp_path / "hhh.jsonl", 6))
+    assert [one.pairs for one in evaluated.evaluations.values()] == [4, 4]
+    assert evaluated.differences[0].accuracy["a"].n == 2
+    assert any("the 4 of 6 comparisons" in note and note.endswith("1 1, 2 1.") for note in evaluated.notes)
 
 
 def test_refusals(workspace: Workspace, tmp_path: Path) -> None:
     empty, _ = create_workspace(tmp_path / "empty")
-    with workspace.store() as store, pytest.raises(ConfigError, match="named twice"):
-        evaluate_models(workspace, store, ["trained", "trained"], held_out_share=0.5)
+    with workspace.store() as store:
+        with pytest.raises(ConfigError, match="named twice"):
+            evaluate_models(workspace, store, ["trained", "trained"], held_out_share=0.5)
+        with pytest.raises(DataError, match=r"None of .* 40 .* mode red_team \(there are: 40 helpful base"):
+            evaluate_models(workspace, store, ["trained"], held_out_share=0.5, mode=Mode.RED_TEAM)
     with empty.store() as store:
-        with pytest.raises(DataError, match="0 comparisons leave none"):
+        with pytest.raises(DataError, match="holds no comparisons to evaluate on; import some"):
             evaluate_models(empty, store, [PMP_MODEL], held_out_share=0.5)
         alone = evaluate_models(empty, store, [PMP_MODEL], held_out_share=0.5, file=rows(tmp_path / "hhh.jsonl", 4))
     assert alone.evaluations[PMP_MODEL].words is None

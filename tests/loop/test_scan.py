@@ -41,7 +41,7 @@ sandbox_judgments = 40
 pairs_per_step = 8
 [scans."Data size"]
 setting = "training_pairs"
-values = [8, 16]
+values = [4, 8, 16]
 fit = true
 scores = true
 [scans.Mix]
@@ -113,9 +113,10 @@ def test_simulated_judgments_have_a_curve_a_line_and_a_mix(
 ) -> None:
     result = run(workspace, capsys, CURVES)
     size, mix = result["scans"]["Data size"], result["scans"]["Mix"]
-    assert [point["training_pairs"] for point in size["points"]] == [8, 16]
+    assert [point["training_pairs"] for point in size["points"]] == [4, 8, 16]
     assert size["points"][0]["accuracy"]["all"]["clusters"] == 2  # seeds
-    assert size["fit"]["line"]["slope"]["n"] == 4
+    assert size["fit"]["line"]["slope"]["clusters"] == 2
+    assert size["fit"]["over"] == "seeds"
     assert size["calibration"]["accuracy"]["n"] == 24
     assert [point["training_pairs"] for point in mix["points"]] == [8, 8]
     assert (Path(result["run"]) / "report.html").is_file()
@@ -123,8 +124,8 @@ def test_simulated_judgments_have_a_curve_a_line_and_a_mix(
 
 def test_dry_run_lists_the_trainings(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     planned = run(workspace, capsys, CURVES.replace('"curves"', '"planned"'), "--dry-run")["trainings"]
-    assert len(planned) == 8
-    assert planned[0] == {"scan": "Data size", "value": 8, "seed": 3, "fold": 0}
+    assert len(planned) == 10
+    assert planned[0] == {"scan": "Data size", "value": 4, "seed": 3, "fold": 0}
     assert not list(workspace.runs.glob("scan-planned-*"))
 
 
@@ -136,6 +137,11 @@ def test_dry_run_lists_the_trainings(workspace: Workspace, capsys: pytest.Captur
         ("folds = 2", "folds = 0", "folds"),
         ("[run]", "[run]\nsandbox_judgments = 4", "set folds to 1"),
         ('values = ["helpful", "red_team"]', "values = []", "values"),
+        (
+            "[scans.Transfer]",
+            "[scans.Transfer]\nfit = true",
+            "fit = true needs 3 different values, not 2",
+        ),
         ("held_out_share = 0.5", "held_out_share = 0.0", "leaves"),
     ],
 )

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -133,13 +134,29 @@ def test_head_has_no_bias_and_its_seed_decides(language_models: dict[str, Path])
     assert not torch.equal(first.model.score.weight, other.model.score.weight)
     # std 1 / sqrt(32 + 1) = 0.174; the sample std of 32 numbers is within 40% of it (more than 3 standard errors)
     assert first.model.score.weight.std().item() == pytest.approx(1 / math.sqrt(33), rel=0.4)
-    pair = model_pair(first, "it is late", "go home")
-    assert math.log1p(math.exp(-pair)) == pytest.approx(math.log(2), abs=0.5)
 
 
-def model_pair(model: PreferenceModel, left: str, right: str) -> float:
-    one, two = model.score([[user("home"), assistant(left)], [user("home"), assistant(right)]])
-    return one - two
+def test_fresh_heads_begin_near_ln_2_as_their_deviation_says(language_models: dict[str, Path]) -> None:
+    """A head of std 1/sqrt(d+1) on states a distance r apart gives differences of std r/sqrt(d+1) around 0."""
+    heads, replies = 60, ("it is late", "go home", "it is here", "home")
+    models = [PreferenceModel.from_language_model(language_models["llama"], seed=s) for s in range(heads)]
+    talks = [[user("home"), assistant(text)] for text in replies]
+    scores = np.array([model.score(talks) for model in models])  # (head, reply)
+    states = []
+    for talk in talks:
+        ids = models[0].encode(talk).ids
+        with torch.no_grad():
+            states.append(models[0].trunk(torch.tensor([ids])).last_hidden_state[0, -1].numpy())
+    for one in range(len(replies)):
+        for other in range(one):
+            differences = scores[:, one] - scores[:, other]
+            expected = np.linalg.norm(states[one] - states[other]) / math.sqrt(32 + 1)
+            # three standard errors: of the mean s/sqrt(60), of the standard deviation s/sqrt(120)
+            assert abs(differences.mean()) < 3 * expected / math.sqrt(heads)
+            assert differences.std() == pytest.approx(expected, rel=3 / math.sqrt(2 * heads))
+            # the mean loss is ln 2 + mean of d^2 / 8 less terms of the fourth order (ln cosh), up to the mean of -d/2
+            losses = np.logaddexp(0, -differences)
+            assert abs(losses.mean() - math.log(2) - expected**2 / 8) < 3 * expected / 2 / math.sqrt(heads) + 0.05
 
 
 def test_output_embedding_is_the_language_models(language_models: dict[str, Path], tmp_path: Path) -> None:

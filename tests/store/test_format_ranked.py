@@ -127,6 +127,24 @@ def test_json_lines_ranked_or_scored(tmp_path: Path) -> None:
         list(read_ranked(tmp_path / "nowhere.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        ("NaN", "is nan and must be a finite number"),
+        ("-Infinity", "is -inf"),
+        ("1e999", "is inf"),
+        ("1" + "0" * 400, "is beyond 1e308"),
+        ("true", "is true or false and must be a number"),
+    ],
+)
+def test_a_score_that_is_no_finite_number_is_refused(tmp_path: Path, score: str, said: str) -> None:
+    file = tmp_path / "ranked.jsonl"
+    answers = f'[{{"text": "a", "score": 1}}, {{"text": "b", "score": {score}}}]'
+    file.write_text(f'\n{{"question": "q", "answers": {answers}}}')
+    with pytest.raises(DataError, match=rf"ranked.jsonl line 2 field answers\[1\] field 'score' {said}"):
+        list(read_ranked(file))
+
+
 def test_a_ranked_pair_becomes_two_of_one_text_each() -> None:
     one = RankedQuestion("q:1", "which", [Answer("B", 0), Answer("A", 1), Answer("same", 1), Answer(" ", 7)])
     pairs = list(ranked_pairs([one]))

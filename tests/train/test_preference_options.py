@@ -16,7 +16,7 @@ from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.language import load_config, load_tokenizer, new_llama, save_model, train_tokenizer
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
-from prefloop.schema import Message, Mode, PreferencePair
+from prefloop.schema import Message, Mode, PreferencePair, Tranche
 from prefloop.train.lessons import Lessons, read_worker_weights
 from prefloop.train.preference import PreferenceTraining, start_model, train_preference
 from prefloop.train.preference_settings import PreferenceRun
@@ -83,6 +83,29 @@ def test_lessons_by_hand() -> None:
     assert [part.tolist() for part in Lessons.of(PAIRS)[1:3]] == [[1.0] * 3, [1.0] * 3]
     with pytest.raises(DataError, match="All 3 pairs have weight 0"):
         Lessons.of(PAIRS, worker_weights={"careless": 0, "careful": 0}, red_team_weight=0)
+    online = [*PAIRS, pair("red house", "old river", tranche=Tranche.ONLINE, mode=Mode.RED_TEAM)]
+    mixed = Lessons.of(online, red_team_weight=2.0, tranche_weights={Tranche.ONLINE: 0.5})
+    assert mixed.weights == pytest.approx([0.8, 0.8, 1.6, 0.8])  # 1, 1, 2 and 2 x 0.5 have the mean 1.25
+
+
+def test_a_fraction_of_the_language_models_rate(start: Path, tmp_path: Path) -> None:
+    rate = {"learning_rate_fraction": 0.01, "language_model_learning_rate": 3e-2, "warmup_steps": 0}
+    assert first_row(start, tmp_path, **rate)["preference/learning_rate"] == pytest.approx(3e-4)
+    with pytest.raises(ConfigError, match=r"= 0.01 needs language_model_learning_rate; set it"):
+        train(start, tmp_path, learning_rate_fraction=0.01)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("tranche_shares.base=0.5", "sum to 1"),
+        ("tranche_weights.online=-1.0", "at least 0"),
+        ("tranche_shares.old=1.0", "tranche_shares.old"),
+    ],
+)
+def test_shares_and_weights_of_tranches_are_checked(start: Path, setting: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        PreferenceRun.load([], [f"start={start}", setting])
 
 
 def test_soft_labels_reach_the_loss(start: Path, tmp_path: Path) -> None:

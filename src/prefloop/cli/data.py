@@ -91,6 +91,13 @@ def export(
 @click.option("--study", "study_name", metavar="NAME", help="Only what belongs to this study (name or id).")
 @click.option("--pm", metavar="SNAPSHOT", help="First let this preference model score what it has not scored yet.")
 @device_option
+@click.option(
+    "--worker-weights",
+    "weights_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the workers' weights as JSON, for a run's worker_weights.",
+)
 @workspace_option
 @json_option
 def quality(
@@ -100,6 +107,7 @@ def quality(
     study_name: str | None,
     pm: str | None,
     device: str,
+    weights_file: Path | None,
     workspace_path: Path,
     as_json: bool,
 ) -> None:
@@ -107,7 +115,8 @@ def quality(
 
     Exit code 1 where the workspace's settings make a gate of it (quality.gate) and it says no.
     """
-    from prefloop.quality import quality_report, summary, write_html
+    from prefloop.quality import quality_report, summary, worker_weights, write_html
+    from prefloop.runs import write_json
 
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
@@ -122,6 +131,10 @@ def quality(
     if html is not None:
         write_html(report, html)
         note(f"Wrote {html}")
+    if weights_file is not None:
+        weights = worker_weights(report)
+        write_json(weights_file, weights)
+        note(f"Wrote {weights_file}: {len(weights)} weights")
     if as_json:
         emit(report.model_dump(mode="json"), as_json)
     else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
 from prefloop.cli.data import data_file, mode_option, tranche_option
 from prefloop.cli.output import device_option, emit, json_option, note, workspace_option
+from prefloop.errors import NotFoundError
 from prefloop.schema import Mode, Tranche
 from prefloop.workspace import Workspace
 
@@ -44,13 +46,19 @@ def preference(
 ) -> None:
     """Accuracy, calibration and slices of each MODEL (a snapshot or folder) on held-out conversations.
 
-    Several models are compared on the same comparisons: a matrix of model by mode and tranche.
+    Several models are compared on the comparisons that all of them take: a matrix of model by mode and tranche, and
+    the differences of every two with their intervals. With --file, model folders need no workspace.
     """
     from prefloop.evals import write_preference_reports
     from prefloop.loop.preference_evaluation import evaluate_models
 
-    workspace = Workspace(workspace_path)
-    with workspace.store() as store:
+    workspace = None
+    try:
+        workspace = Workspace(workspace_path)
+    except NotFoundError:
+        if file is None or not all(Path(model).is_dir() for model in models):
+            raise
+    with nullcontext() if workspace is None else workspace.store() as store:
         evaluated = evaluate_models(
             workspace,
             store,
@@ -58,19 +66,22 @@ def preference(
             held_out_share=held_out_share,
             mode=Mode(mode) if mode else None,
             tranche=Tranche(tranche) if tranche else None,
-            file=None if file is None else data_file(workspace, file),
+            file=data_file(workspace, file) if workspace and file else file,
             device=device,
         )
     for sentence in evaluated.notes:
         note(sentence)
     if html is not None:
-        write_preference_reports(evaluated.evaluations, html, evaluated.data, evaluated.notes)
+        write_preference_reports(
+            evaluated.evaluations, html, evaluated.data, evaluated.notes, differences=evaluated.differences
+        )
         note(f"Wrote {html}")
     numbers = {
         name: evaluation.model_dump(mode="json", exclude={"worst", "scores_by_tranche", "differences"})
         for name, evaluation in evaluated.evaluations.items()
     }
-    emit(numbers if len(models) > 1 else numbers[models[0]], as_json)
+    differences = [one.model_dump(mode="json") for one in evaluated.differences]
+    emit({"models": numbers, "differences": differences} if len(models) > 1 else numbers[models[0]], as_json)
 
 
 @eval_.command()

@@ -13,7 +13,15 @@ from prefloop.evals.distill import Behaviour, DistillEvaluation, evaluate_distil
 from prefloop.evals.elo import SnapshotElo, evaluate_elo
 from prefloop.evals.policy import PolicyEvaluation, SideBySide, evaluate_policy
 from prefloop.evals.policy_page import write_policy_page
-from prefloop.evals.preference import PreferenceEvaluation, ScoredPair, evaluate_preference, fitted_temperature
+from prefloop.evals.preference import (
+    PairScores,
+    PreferenceEvaluation,
+    ScoredPair,
+    evaluate_preference,
+    fitted_temperature,
+    score_pairs,
+)
+from prefloop.evals.preference_difference import PreferenceDifference, preference_differences
 from prefloop.evals.preference_report import (
     add_preference_sections,
     write_preference_report,
@@ -31,7 +39,9 @@ __all__ = [
     "Cleanliness",
     "DistillEvaluation",
     "LogpAccuracy",
+    "PairScores",
     "PolicyEvaluation",
+    "PreferenceDifference",
     "PreferenceEvaluation",
     "ScanEvaluation",
     "ScanPoint",
@@ -54,6 +64,8 @@ __all__ = [
     "fitted_temperature",
     "logp_accuracy",
     "people_win_rate",
+    "preference_differences",
+    "score_pairs",
     "suspicion",
     "worker_agreement",
     "write_best_of_report",

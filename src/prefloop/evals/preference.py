@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -22,7 +22,7 @@ from scipy import optimize, special
 from prefloop.errors import DataError
 from prefloop.evals.baselines import Agreement, judged_twice, worker_agreement
 from prefloop.evals.slices import slice_names, slice_order
-from prefloop.models.preference import PairScores, conversation_key
+from prefloop.models.preference import FittedScores, conversation_key
 from prefloop.pair_file import picked
 from prefloop.schema import EvalResult, Interval, Message, Mode, Noun, PreferencePair, Scorer
 from prefloop.stats import (
@@ -37,7 +37,14 @@ from prefloop.stats import (
 from prefloop.stats.intervals import LEVEL, Floats, Ints, Labels, label_codes
 from prefloop.store import Store
 
-__all__ = ["PreferenceEvaluation", "ScoredPair", "evaluate_preference", "fitted_temperature"]
+__all__ = [
+    "PairScores",
+    "PreferenceEvaluation",
+    "ScoredPair",
+    "evaluate_preference",
+    "fitted_temperature",
+    "score_pairs",
+]
 
 _PAIRS_A_BLOCK = 256
 _WORST = 10
@@ -47,7 +54,25 @@ _WORST = 10
 class PairScorer(Protocol):
     """A scorer that fits both replies of a pair to its window together, and counts what it drops for that."""
 
-    def score_pairs(self, pairs: Sequence[PreferencePair]) -> PairScores: ...
+    def score_pairs(self, pairs: Sequence[PreferencePair]) -> FittedScores: ...
+
+
+class PairScores(NamedTuple):
+    """Raw scores of the pairs that a scorer takes: their places among all, and what each of the two replies got.
+
+    `dropped_turns` is None where the scorer does not tell.
+    """
+
+    kept: Ints
+    chosen: Floats
+    rejected: Floats
+    refused: int
+    dropped_turns: int | None
+
+    def among(self, places: Ints) -> PairScores:
+        """Of these the pairs at `places`, which another model takes too; what this scorer left out stays counted."""
+        is_in = np.isin(self.kept, places)
+        return self._replace(kept=self.kept[is_in], chosen=self.chosen[is_in], rejected=self.rejected[is_in])
 
 
 class ScoredPair(Noun):
@@ -133,12 +158,13 @@ class PreferenceEvaluation(Noun):
 
 
 def evaluate_preference(
-    scorer: Scorer,
+    scorer: Scorer | PairScores,
     pairs: Sequence[PreferencePair],
     *,
     choice_probabilities: Sequence[float] | None = None,
     words: Mapping[Mode | None, Scorer] | None = None,
     groups: Sequence[str] | None = None,
+    unstated: Collection[str] = (),
     store: Store | None = None,
     model_id: str = "",
     data: str = "",
@@ -147,11 +173,13 @@ def evaluate_preference(
     """Scores both sides of every pair and evaluates the differences.
 
     Args:
+        scorer: the model, or what `score_pairs` kept of it; only the pairs that are kept there are evaluated.
         choice_probabilities: where known (a simulated worker's), the probability of each pair that `chosen` is the
             side that a fresh judgment prefers.
         words: a `TfidfRegression` to compare with, for each mode of which there are training pairs (pooled, what the
             modes prefer cancels out); under None that of all of them, for other modes.
         groups: a name for each pair, for slices of the caller's own.
+        unstated: properties that nobody stated of these pairs (tranche, say), which make no slices then.
         store: keeps the numbers as EvalResult rows of `model_id` on `data`.
         seed: of the bootstrap.
 
@@ -166,25 +194,30 @@ def evaluate_preference(
         )
     if groups is not None and len(groups) != len(pairs):
         raise DataError(f"{len(groups)} groups do not fit {len(pairs)} pairs; give as many.")
-    kept, chosen_scores, rejected_scores, dropped_turns = _score(scorer, pairs)
+    kept, chosen_scores, rejected_scores, refused, dropped_turns = (
+        scorer if isinstance(scorer, PairScores) else score_pairs(scorer, pairs)
+    )
+    if len(kept) == 0:
+        raise DataError(f"Of {len(pairs)} pairs there is none that every model takes; compare models apart.")
     kept_pairs = picked(pairs, kept)
     differences = chosen_scores - rejected_scores
     if not np.isfinite(differences).all():
         raise DataError(f"{(~np.isfinite(differences)).sum()} of {len(kept)} differences are not finite; train anew.")
-    clusters = _conversations(kept_pairs)
-    right = _right(differences)
-    names = slice_names(kept_pairs) | ({} if groups is None else {"group": [groups[place] for place in kept]})
+    clusters = conversation_numbers(kept_pairs)
+    right = shares_right(differences)
+    names = {kind: of_pair for kind, of_pair in slice_names(kept_pairs).items() if kind not in unstated}
+    names |= {} if groups is None else {"group": [groups[place] for place in kept]}
     mean_score = (chosen_scores.mean() + rejected_scores.mean()) / 2
 
     def share(values: Floats) -> Interval:
         return clustered_share(values, clusters, seed=seed)
 
-    longer = _right(np.array([len(pair.chosen) - len(pair.rejected) for pair in kept_pairs], dtype=np.float64))
+    longer = shares_right(np.array([len(pair.chosen) - len(pair.rejected) for pair in kept_pairs], dtype=np.float64))
     best_length = longer if longer.mean() >= 0.5 else 1 - longer
     known: dict[str, Interval | Agreement] = {}
     unknown = []
     if words is not None:
-        word_right = _right(word_differences(words, kept_pairs))
+        word_right = shares_right(word_differences(words, kept_pairs))
         known |= {
             "words": share(word_right),
             "above_words": clustered_mean(right - word_right, clusters, bounds=(-1.0, 1.0), seed=seed),
@@ -206,7 +239,7 @@ def evaluate_preference(
     evaluation = PreferenceEvaluation(
         pairs=len(kept),
         conversations=int(clusters.max()) + 1,
-        dropped_pairs=len(pairs) - len(kept),
+        dropped_pairs=refused,
         dropped_turns=dropped_turns,
         accuracy=share(right),
         loss=clustered_mean(np.logaddexp(0, -differences), clusters, bounds=(0.0, np.inf), seed=seed),
@@ -218,7 +251,7 @@ def evaluate_preference(
         temperature=fitted_temperature(differences, clusters),
         above_threshold=accuracy_above(chosen_scores - mean_score, rejected_scores - mean_score, clusters, seed=seed),
         unknown=tuple(unknown),
-        scores_by_tranche=_scores_by_tranche(names["tranche"], chosen_scores, rejected_scores),
+        scores_by_tranche=_scores_by(names.get("tranche", ["all pairs"] * len(kept)), chosen_scores, rejected_scores),
         differences=tuple(differences.tolist()),
         worst=tuple(
             ScoredPair(pair=kept_pairs[i], score_chosen=chosen_scores[i], score_rejected=rejected_scores[i])
@@ -257,23 +290,19 @@ def fitted_temperature(differences: Sequence[float] | Floats, clusters: Labels) 
     return Interval(value=value, low=low, high=high, n=len(given), clusters=count)
 
 
-def _conversations(pairs: Sequence[PreferencePair]) -> Ints:
+def conversation_numbers(pairs: Sequence[PreferencePair]) -> Ints:
     """A number for each pair's conversation, told apart by eight bytes of a hash: keys can be as long as the texts."""
     keys = (hashlib.blake2b(conversation_key(pair).encode(), digest_size=8).digest() for pair in pairs)
     names = np.fromiter((int.from_bytes(key, "big", signed=True) for key in keys), dtype=np.int64, count=len(pairs))
     return label_codes(names)[0]
 
 
-class _Scores(NamedTuple):
-    """Of the pairs that the scorer takes: their places, and the scores of the chosen and of the rejected replies."""
+def score_pairs(scorer: Scorer, pairs: Sequence[PreferencePair]) -> PairScores:
+    """Scores of both replies of the pairs that the scorer takes.
 
-    kept: Ints
-    chosen: Floats
-    rejected: Floats
-    dropped_turns: int | None
-
-
-def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> _Scores:
+    Errors:
+        DataError: it takes none.
+    """
     kept, values = array("q"), array("d")
     dropped_turns = 0 if isinstance(scorer, PairScorer) else None
     for start in range(0, len(pairs), _PAIRS_A_BLOCK):
@@ -295,7 +324,7 @@ def _score(scorer: Scorer, pairs: Sequence[PreferencePair]) -> _Scores:
     if not kept:
         raise DataError(f"None of the {len(pairs)} pairs fits the scorer's window; take shorter ones.")
     scores = np.array(values)
-    return _Scores(np.array(kept), scores[0::2], scores[1::2], dropped_turns)
+    return PairScores(np.array(kept), scores[0::2], scores[1::2], len(pairs) - len(kept), dropped_turns)
 
 
 def _score_block(scorer: Scorer, pairs: Sequence[PreferencePair]) -> list[float]:
@@ -314,12 +343,12 @@ def word_differences(words: Mapping[Mode | None, Scorer], pairs: Sequence[Prefer
     modes = [pair.mode for pair in pairs]
     for mode in set(modes):
         places = [place for place, other in enumerate(modes) if other == mode]
-        found = _score(words.get(mode, words[None]), picked(pairs, places))
-        differences[places] = found.chosen - found.rejected
+        scores = score_pairs(words.get(mode, words[None]), picked(pairs, places))
+        differences[places] = scores.chosen - scores.rejected
     return differences
 
 
-def _right(differences: Floats) -> Floats:
+def shares_right(differences: Floats) -> Floats:
     """1 where positive, 0 where negative, half at 0."""
     halves: Floats = (np.sign(differences) + 1) / 2
     return halves
@@ -338,7 +367,7 @@ def _slices(
     return slices
 
 
-def _scores_by_tranche(tranches: Sequence[str], chosen: Floats, rejected: Floats) -> dict[str, tuple[float, ...]]:
+def _scores_by(tranches: Sequence[str], chosen: Floats, rejected: Floats) -> dict[str, tuple[float, ...]]:
     scores: dict[str, tuple[float, ...]] = {}
     for name in sorted(set(tranches)):
         is_here = np.array([tranche == name for tranche in tranches])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefloop.evals.preference import PreferenceEvaluation, ScoredPair
+from prefloop.evals.preference_difference import PreferenceDifference
 from prefloop.evals.slices import MODE_AND_TRANCHE
 from prefloop.report import (
     Reply,
@@ -29,12 +30,17 @@ def write_preference_report(evaluation: PreferenceEvaluation, path: Path, name: 
 
 
 def write_preference_reports(
-    evaluations: Mapping[str, PreferenceEvaluation], path: Path, data: str = "", notes: Sequence[str] = ()
+    evaluations: Mapping[str, PreferenceEvaluation],
+    path: Path,
+    data: str = "",
+    notes: Sequence[str] = (),
+    differences: Sequence[PreferenceDifference] = (),
 ) -> Path:
     """One page for one or several models on the same comparisons; several are compared before each is shown alone.
 
     Args:
         notes: sentences of warning that stand first.
+        differences: of every two of the models.
     """
     first = next(iter(evaluations.values()))
     names = ", ".join(evaluations)
@@ -48,6 +54,7 @@ def write_preference_reports(
         report.paragraph(note, "warning")
     if len(evaluations) > 1:
         _comparison(report, evaluations)
+        _differences(report, differences)
     for name, evaluation in evaluations.items():
         add_preference_sections(report, evaluation, f"{name}: " if len(evaluations) > 1 else "")
     return report.write(path)
@@ -60,14 +67,14 @@ def _comparison(report: Report, evaluations: Mapping[str, PreferenceEvaluation])
         "Accuracy of each model (row) on each kind of comparison (column). Below 0.5 a model prefers what people did "
         "not: with training on one mode alone that is usual on the other (paper 5.1).",
     )
-    kinds = list(dict.fromkeys(name for one in evaluations.values() for name in one.slices.get(MODE_AND_TRANCHE, ())))
+    by = "group" if any("group" in one.slices for one in evaluations.values()) else MODE_AND_TRANCHE
+    kinds = list(dict.fromkeys(name for one in evaluations.values() for name in one.slices.get(by, ())))
     rows = [
-        [name, one.accuracy, *(one.slices.get(MODE_AND_TRANCHE, {}).get(kind) for kind in kinds)]
-        for name, one in evaluations.items()
+        [name, one.accuracy, *(one.slices.get(by, {}).get(kind) for kind in kinds)] for name, one in evaluations.items()
     ]
     report.table(["model", "all", *kinds], rows, "Accuracy by model and kind of comparison")
     for kind in kinds if len(kinds) > 1 else []:
-        values = {name: value for name, one in evaluations.items() if (value := one.slices[MODE_AND_TRANCHE].get(kind))}
+        values = {name: value for name, one in evaluations.items() if (value := one.slices[by].get(kind))}
         report.plot(
             interval_plot(
                 values, title=f"Accuracy on {kind}", x_label="accuracy", reference=0.5, reference_label="chance"
@@ -78,6 +85,21 @@ def _comparison(report: Report, evaluations: Mapping[str, PreferenceEvaluation])
         for name, evaluation in evaluations.items()
     }
     report.plot(calibration_plot(curves, title="Accuracy against the score difference, all models"))
+
+
+def _differences(report: Report, differences: Sequence[PreferenceDifference]) -> None:
+    if not differences:
+        return
+    report.section(
+        "Differences",
+        "Taken comparison by comparison, so that what both models get wrong cancels out: an interval that leaves 0 out "
+        "tells the two apart, also where those of their accuracies overlap.",
+    )
+    kinds = list(differences[0].accuracy)
+    rows: list[list[str | Interval]] = [
+        [f"{one.one} less {one.other}", *(one.accuracy[kind] for kind in kinds), one.loss] for one in differences
+    ]
+    report.table(["models", *kinds, "loss"], rows, "Difference in accuracy by kind of comparison, and in loss (nats)")
 
 
 def add_preference_sections(report: Report, evaluation: PreferenceEvaluation, before: str = "") -> Report:
@@ -123,7 +145,11 @@ def add_preference_sections(report: Report, evaluation: PreferenceEvaluation, be
     report.plot(calibration_plot({"this model": curve}, title="Accuracy against the score difference"))
     report.section(f"{before}Scores", "Raw scores of both replies. Scores of different models have no common zero.")
     report.plot(
-        histogram_plot(evaluation.scores_by_tranche, title="Scores by tranche", x_label="score (log-odds, no zero)")
+        histogram_plot(
+            evaluation.scores_by_tranche,
+            title="Scores by tranche" if "tranche" in evaluation.slices else "Scores",
+            x_label="score (log-odds, no zero)",
+        )
     )
     if evaluation.differences:
         report.plot(
@@ -186,7 +212,7 @@ def _tiles(evaluation: PreferenceEvaluation) -> list[Tile]:
         Tile("Accuracy", evaluation.accuracy),
         Tile("Above the better length baseline", evaluation.above_length),
         Tile("Loss", evaluation.loss, "nats; chance is 0.693"),
-        Tile("Calibration error", evaluation.calibration.calibration_error),
+        Tile("Calibration error", evaluation.calibration.calibration_error, _plain_error(evaluation)),
     ]
     if evaluation.above_words is not None:
         tiles.insert(2, Tile("Above the TF-IDF regression", evaluation.above_words, "trained on the training pairs"))
@@ -196,6 +222,11 @@ def _tiles(evaluation: PreferenceEvaluation) -> list[Tile]:
     if evaluation.share_of_best is not None:
         tiles.append(Tile("Share of the way to the best", evaluation.share_of_best, "0 is chance, 1 the best possible"))
     return tiles
+
+
+def _plain_error(evaluation: PreferenceEvaluation) -> str:
+    plain = evaluation.calibration.plain_error
+    return "" if plain is None else f"{format_number(plain)} with what noise adds"
 
 
 def _temperature_sentence(evaluation: PreferenceEvaluation) -> str:

@@ -70,7 +70,7 @@ def _curve(report: Report, scan: ScanEvaluation) -> None:
         for kind in kinds
     }
     lines: list[Series] = []
-    caption = ""
+    caption = f"No line: {scan.not_fitted}" if scan.not_fitted else ""
     if scan.fit is not None:
         band = scan.fit.band
         lines.append(
@@ -103,12 +103,18 @@ def _curve(report: Report, scan: ScanEvaluation) -> None:
 def _fit_sentence(scan: ScanEvaluation) -> str:
     assert scan.fit is not None
     slope = scan.fit.line.slope
+    over = (
+        f"Slope and band are Student's t over the lines of {slope.clusters} seeds."
+        if scan.fit.over == "seeds"
+        else "All are tested on the same pairs, so slope and band come from resampled conversations: they hold which "
+        "pairs were held out, and not what other training pairs would change; for that take several seeds with "
+        "judgments of their own."
+    )
     doubled = slope.model_copy(update={n: getattr(slope, n) * math.log(2) for n in ("value", "low", "high")})
     return (
         f"Accuracy rises by {format_interval(doubled)} with each doubling, by {format_number(slope.value)} with each "
         f"factor e (R squared {format_number(scan.fit.line.r_squared)}). The paper's models rise by 0.015 a factor e "
-        "of data and 0.007 of size (A.1). Points of one seed share their pairs, so slope and band are narrower than "
-        "they should be."
+        f"of data and 0.007 of size (A.1). {over}"
     )
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -27,8 +28,8 @@ from prefloop.stats import (
     accuracy_above,
     calibration,
     clustered_mean,
-    fitted_line,
-    linear_fit,
+    line_of_shares,
+    line_over_runs,
     run_mean,
 )
 from prefloop.stats.intervals import Floats
@@ -78,10 +79,14 @@ class ScanPoint(Noun):
 
 
 class ScanFit(Noun):
-    """accuracy = intercept + slope ln x over the points of all seeds (paper A.1: 0.015 for data, 0.007 for size)."""
+    """accuracy = intercept + slope ln x (paper A.1: slope 0.015 for data, 0.007 for size), and how sure that is."""
 
     line: LinearFit
     band: tuple[FittedPoint, ...] = Field(description="x is not its logarithm here")
+    over: Literal["seeds", "conversations"] = Field(
+        description="what the intervals are over: the lines of seeds with pairs of their own, or resampled "
+        "conversations of the only held-out pairs there are, with the models as they are"
+    )
 
 
 class ScanEvaluation(Noun):
@@ -92,6 +97,7 @@ class ScanEvaluation(Noun):
     folds: int
     points: tuple[ScanPoint, ...]
     fit: ScanFit | None = None
+    not_fitted: str = Field("", description="why a line that was asked for is not there")
     calibration: Calibration | None = Field(None, description="of the last value, all seeds together")
     above_threshold: tuple[AboveThreshold, ...] = Field(
         (), description="of the last value, scores counted from the mean of their own model"
@@ -121,30 +127,58 @@ def evaluate_scan(
         has_scores: calibration and thresholds of the last value's PMs.
 
     Errors:
-        DataError: no trials, or a fit where x is not a positive number or there are too few points.
+        DataError: no trials.
     """
     if not trials:
         raise DataError(f"The scan of {setting} has 0 trials; give it at least one value and one seed.")
     values = [list(part) for _, part in groupby(trials, key=lambda trial: trial.value)]
     points = tuple(_point(part) for part in values)
-    fit = None
+    fit, not_fitted = None, ""
     if is_fitted:
-        x = [x_of(setting, point) or 0.0 for point in points for _ in point.by_seed]
-        if min(x) <= 0:
-            raise DataError(f"A line over {setting} needs positive numbers, not {points[0].value!r}; set fit to false.")
-        y = [accuracy for point in points for accuracy in point.by_seed.values()]
-        places = np.geomspace(min(x), max(x), _FIT_PLACES)
-        line = fitted_line(np.log(x), y, np.log(places))
-        band = tuple(one.model_copy(update={"x": math.exp(one.x)}) for one in line)
-        fit = ScanFit(line=linear_fit(np.log(x), y), band=band)
+        try:
+            fit = _fit([x_of(setting, point) or 0.0 for point in points], values)
+        except DataError as error:  # the trainings are done, and the points tell what they tell
+            not_fitted = str(error)
     return ScanEvaluation(
         setting=setting,
         seeds=tuple(sorted({trial.seed for trial in trials})),
         folds=len({trial.fold for trial in trials}),
         points=points,
         fit=fit,
+        not_fitted=not_fitted,
         **(_scores(values[-1]) if has_scores else {}),
     )
+
+
+def _fit(x: Sequence[float], values: Sequence[Sequence[Trial]]) -> ScanFit:
+    """The line through accuracy on all pairs, with the intervals that the points have: over draws, else over pairs."""
+    if min(x) <= 0:
+        raise DataError(f"A line over a logarithm needs positive numbers, not {min(x):g}; set fit to false.")
+    logarithms, places = np.log(x), np.geomspace(min(x), max(x), _FIT_PLACES)
+    draws = list(dict.fromkeys(trial.draw for trials in values for trial in trials))
+    right = [[(trial.draw, _own_right(trial), _conversations(trial)) for trial in trials] for trials in values]
+    if len(draws) > 1:
+        runs = [
+            [float(np.concatenate([r for draw, r, _ in point if draw == one]).mean()) for point in right]
+            for one in draws
+        ]
+        n = sum(len(r) for point in right for _, r, _ in point)
+        line, band = line_over_runs(logarithms, runs, np.log(places), n=n)
+    else:
+        shares = [
+            (np.concatenate([r for _, r, _ in point]), [name for _, _, names in point for name in names])
+            for point in right
+        ]
+        line, band = line_of_shares(logarithms, shares, np.log(places))
+    return ScanFit(
+        line=line,
+        band=tuple(one.model_copy(update={"x": math.exp(one.x)}) for one in band),
+        over="seeds" if len(draws) > 1 else "conversations",
+    )
+
+
+def _conversations(trial: Trial) -> list[str]:
+    return [conversation_key(pair) for pair in trial.pairs]
 
 
 def _point(trials: Sequence[Trial]) -> ScanPoint:

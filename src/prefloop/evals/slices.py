@@ -10,10 +10,13 @@ import numpy as np
 
 from prefloop.schema import PreferencePair
 
-__all__ = ["MODE_AND_TRANCHE", "slice_names", "slice_order"]
+__all__ = ["MODE_AND_TRANCHE", "OF_COLLECTION", "slice_names", "slice_order"]
 
 MODE_AND_TRANCHE = "mode and tranche"
 """The slices that make the columns of a transfer matrix."""
+
+OF_COLLECTION = ("tranche", "mode", MODE_AND_TRANCHE)
+"""The slices that only the collection of a comparison states: a file of comparisons has none of them."""
 
 _MOST_WORKERS = 20  # with the most judgments; the others are one slice
 _OTHER_WORKERS, _NO_WORKER = "other workers", "no worker known"

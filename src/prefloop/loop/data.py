@@ -6,7 +6,8 @@ Knows where data comes from and how it is split; knows nothing of training.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -21,6 +22,7 @@ from prefloop.store import Store
 Half = Literal["a", "b"]
 Context = tuple[Message, ...]
 Item = TypeVar("Item")
+_Kind = tuple[Mode | None, Tranche | None]
 _KEPT = "some_pairs.jsonl"
 
 
@@ -50,37 +52,60 @@ def split(pairs: Sequence[PreferencePair], held_out_share: float) -> Split:
 
 
 def mixed(
-    pairs: Sequence[PreferencePair], red_team_share: float | None, mix_pairs: int = 0, seed: int = 0
+    pairs: Sequence[PreferencePair],
+    red_team_share: float | None,
+    mix_pairs: int = 0,
+    seed: int = 0,
+    *,
+    tranche_shares: Mapping[Tranche, float] | None = None,
 ) -> Sequence[PreferencePair]:
-    """Helpful and red-team pairs in given shares (paper 5.1), in their order; None takes all as they are.
+    """Modes (paper 5.1) and tranches in given shares, in their order; without shares all as they are.
 
-    Conversations are taken in an order drawn by `seed`, which shares do not change: a larger share of a mode holds the
-    smaller one.
+    With shares of both, each mode has the shares of tranches. Conversations are taken in an order drawn by `seed`,
+    which shares do not change: a larger share of a kind holds the smaller one.
 
     Args:
+        red_team_share: None leaves the modes as they are.
         mix_pairs: how many in all; 0 takes as many as the shares allow.
 
     Errors:
-        DataError: a mode has fewer pairs than its share needs, or none at all.
+        DataError: a kind has fewer pairs than its share needs, or none at all.
     """
-    if red_team_share is None:
+    if red_team_share is None and not tranche_shares:
         return pairs
-    shares = {Mode.HELPFUL: 1 - red_team_share, Mode.RED_TEAM: red_team_share}
-    there = {mode: [i for i, pair in enumerate(pairs) if pair.mode == mode] for mode in shares}
-    total = mix_pairs or min(int(len(there[mode]) / share) for mode, share in shares.items() if share > 0)
-    red_team = round(total * red_team_share)
-    wanted = {Mode.HELPFUL: total - red_team, Mode.RED_TEAM: red_team}
-    for mode, count in wanted.items():
-        if count > len(there[mode]) or (shares[mode] > 0 and not there[mode]):
+    modes = {None: 1.0} if red_team_share is None else {Mode.HELPFUL: 1 - red_team_share, Mode.RED_TEAM: red_team_share}
+    tranches: Iterable[tuple[Tranche | None, float]] = tranche_shares.items() if tranche_shares else [(None, 1.0)]
+    shares: dict[_Kind, float] = {
+        (mode, tranche): of_mode * of_tranche for mode, of_mode in modes.items() for tranche, of_tranche in tranches
+    }
+    there: dict[_Kind, list[int]] = {kind: [] for kind in shares}
+    for place, pair in enumerate(pairs):
+        kind = (None if red_team_share is None else pair.mode, pair.tranche if tranche_shares else None)
+        if kind in there:
+            there[kind].append(place)
+    total = mix_pairs or min(int(len(there[kind]) / share) for kind, share in shares.items() if share > 0)
+    kept: set[int] = set()
+    for kind, count in _counts(shares, total).items():
+        if count > len(there[kind]) or (shares[kind] > 0 and not there[kind]):
+            name = " ".join(part.value for part in kind if part)
             raise DataError(
-                f"red_team_share = {red_team_share:g} needs {max(count, 1)} {mode.value} pairs and there are "
-                f"{len(there[mode])}; lower mix_pairs, or change the share."
+                f"The shares of the mix need {max(count, 1)} {name} pairs and there are {len(there[kind])}; lower "
+                "mix_pairs, or change red_team_share or tranche_shares."
             )
-    kept = set()
-    for mode, count in wanted.items():
-        drawn = sorted(there[mode], key=lambda place: (_draw(pairs[place], seed), place))
+        drawn = sorted(there[kind], key=lambda place: (_draw(pairs[place], seed), place))
         kept.update(drawn[:count])
     return picked(pairs, sorted(kept))
+
+
+def _counts(shares: Mapping[_Kind, float], total: int) -> dict[_Kind, int]:
+    """Whole numbers that sum to `total`, by largest remainders; of equal ones the later kind has the odd pair."""
+    exact = {kind: round(total * share, 9) for kind, share in shares.items()}
+    counts = {kind: int(value) for kind, value in exact.items()}
+    kinds = list(exact)
+    by_remainder = sorted(kinds, key=lambda kind: (counts[kind] - exact[kind], -kinds.index(kind)))
+    for kind in by_remainder[: total - sum(counts.values())]:
+        counts[kind] += 1
+    return counts
 
 
 def _draw(pair: PreferencePair, seed: int) -> bytes:
@@ -128,6 +153,33 @@ def stored_pairs(
         if pair.chosen != pair.rejected and half in (None, half_of(pair))
     )
     return kept(pairs, folder)
+
+
+def some_stored(
+    store: Store,
+    what: str,
+    mode: Mode | None = None,
+    tranche: Tranche | None = None,
+    *,
+    folder: Path | None = None,
+) -> Sequence[PreferencePair]:
+    """`stored_pairs` that there must be.
+
+    Errors:
+        DataError: there are none; where there are others than those asked for, it says which.
+    """
+    pairs = stored_pairs(store, mode, tranche, folder=folder)
+    if pairs:
+        return pairs
+    there = Counter(f"{pair.mode.value} {pair.tranche.value}" for pair in store.pairs() if pair.chosen != pair.rejected)
+    if not there:
+        raise DataError(f"The workspace holds no {what}; import some (prefloop import) or collect them.")
+    asked = " and ".join(f"{name} {one.value}" for name, one in (("mode", mode), ("tranche", tranche)) if one)
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(there.items()))
+    raise DataError(
+        f"None of the workspace's {there.total()} comparisons is of {asked} (there are: {counted}); change that, or "
+        "import such comparisons."
+    )
 
 
 def kept(pairs: Iterable[PreferencePair], folder: Path | None) -> Sequence[PreferencePair]:

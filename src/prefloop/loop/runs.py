@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefloop.errors import ConfigError, DataError, ModelError, UserError
+from prefloop.errors import ConfigError, DataError, ModelError, TrainingError, UserError
 from prefloop.evals import evaluate_preference, write_preference_report
 from prefloop.loop.data import (
     conversations_of,
@@ -21,9 +21,10 @@ from prefloop.loop.data import (
     mixed,
     prompts_of,
     some_of,
+    some_stored,
     split,
-    stored_pairs,
 )
+from prefloop.loop.learning_rates import with_language_rate
 from prefloop.loop.prompt_sources import training_prompts
 from prefloop.loop.snapshots import model_path, register
 from prefloop.models.checkpoint import latest_checkpoint
@@ -64,7 +65,7 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
             texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
             texts += list(assistants(world(), run.seed, run.sandbox_assistants))
         else:
-            pairs = _some(stored_pairs(store), "comparisons to take texts from")
+            pairs = some_stored(store, "comparisons to take texts from")
             texts = [list(conversation) for conversation in conversations_of(split(pairs, run.held_out_share).training)]
         if run.start is not None:
             run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
@@ -86,6 +87,7 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
         run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+        run = with_language_rate(workspace, store, run)
         data = preference_data(store, run, workspace.runs)
         processes = Processes.of_environment()  # under torchrun: one makes the folder, then the others find it
         if not processes.is_first:
@@ -147,13 +149,16 @@ def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[st
     """`prefloop train preference --dry-run`: the settings, and what the run will take here. Writes nothing."""
     with workspace.store() as store:
         resolved = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+        resolved = with_language_rate(workspace, store, resolved)
         data = preference_data(store, resolved, workspace.runs)
     estimate = estimate_preference(resolved, data.training)
     plain = {
         name: value.model_dump(mode="json") if isinstance(value, Interval) else value
         for name, value in estimate._asdict().items()
     }
-    return {"settings": run.model_dump(mode="json"), "held_out_pairs": len(data.held_out), "estimate": plain}
+    rate = {"language_model_learning_rate": resolved.language_model_learning_rate}
+    settings = run.model_copy(update=rate).model_dump(mode="json")
+    return {"settings": settings, "held_out_pairs": len(data.held_out), "estimate": plain}
 
 
 class _PreferenceData(NamedTuple):
@@ -195,7 +200,7 @@ def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) 
     elif run.sandbox_contrasts:
         pairs = kept(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=PRE_TRAINING_WAYS), disk)
     else:
-        pairs = _some(stored_pairs(store, run.mode, run.tranche, folder=disk), "comparisons to train on")
+        pairs = some_stored(store, "comparisons to train on", run.mode, run.tranche, folder=disk)
     training, held_out = split(pairs, run.held_out_share)
     if not training:
         raise DataError(
@@ -212,8 +217,9 @@ def half_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> Sequence[Pr
 
 
 def chosen_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> Sequence[PreferencePair]:
-    """Of the pairs that a run may train on, those that it does: its mix of modes, and at most its `training_pairs`."""
-    return some_of(mixed(pairs, run.red_team_share, run.mix_pairs, run.seed), run.training_pairs, run.seed)
+    """Of the pairs that a run may train on, those that it does: its mix, and of that at most its `training_pairs`."""
+    mix = mixed(pairs, run.red_team_share, run.mix_pairs, run.seed, tranche_shares=run.tranche_shares)
+    return some_of(mix, run.training_pairs, run.seed)
 
 
 class _PolicyData(NamedTuple):
@@ -232,7 +238,7 @@ def _policy_data(workspace: Workspace, store: Store, run: PolicyRun) -> _PolicyD
     }
     watching = {name: resolve_model(workspace, store, path) for name, path in run.watching_preference_models.items()}
     run = run.model_copy(update=update | {"watching_preference_models": watching})
-    training, held_out = split(_some(stored_pairs(store), "comparisons to take prompts from"), 0.1)
+    training, held_out = split(some_stored(store, "comparisons to take prompts from"), 0.1)
     prompts = training_prompts(training, run.prompts, run.seed)
     return _PolicyData(run, training, prompts, evenly(prompts_of(held_out), _EVALUATION_PROMPTS))
 
@@ -286,17 +292,19 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
 
 @contextlib.contextmanager
 def nothing_half_done(folder: RunFolder) -> Iterator[None]:
-    """A run that is refused before its first step leaves no folder: the mended command starts afresh."""
+    """A run that ends before its first step leaves no folder: the same command, mended or not, starts afresh."""
     try:
         yield
-    except UserError:
+    except (UserError, TrainingError):
         if not folder.metrics() and latest_checkpoint(folder.checkpoints) is None:
             shutil.rmtree(folder.path)
         raise
 
 
-def resolve_model(workspace: Workspace, store: Store, path: Path) -> Path:
+def resolve_model(workspace: Workspace | None, store: Store | None, path: Path) -> Path:
     """A model folder; where there is none at `path`, the snapshot of that name, or a model that ships.
+
+    Without a workspace there are no snapshots.
 
     Errors:
         ModelError: none of them.
@@ -304,11 +312,12 @@ def resolve_model(workspace: Workspace, store: Store, path: Path) -> Path:
     if path.is_dir():
         return path
     name = path.name
-    if any(snapshot.name == name for snapshot in store.snapshots()):
+    names = [] if store is None else [snapshot.name for snapshot in store.snapshots()]
+    if workspace is not None and store is not None and name in names:
         return Path(model_path(workspace, store.snapshot(name)))
     if name in SHIPPED:
         return tiny_model(name)
-    known = ", ".join(snapshot.name for snapshot in store.snapshots()) or "none"
+    known = ", ".join(names) or "none"
     raise ModelError(f"{path} is no model folder and {name!r} is no snapshot (there are: {known}); check the name.")
 
 
@@ -321,7 +330,9 @@ def fingerprint(pairs: Iterable[PreferencePair]) -> dict[str, Any]:
     return {"pairs": count, "sha256": digest.hexdigest()}
 
 
-def load_preference_model(workspace: Workspace, store: Store, name: str, device: str = "auto") -> PreferenceModel:
+def load_preference_model(
+    workspace: Workspace | None, store: Store | None, name: str, device: str = "auto"
+) -> PreferenceModel:
     """A PM by folder or snapshot name, on a device (as `device_named` has it)."""
     place = device_named(device)  # a GPU that is not there is told before anything is loaded
     return PreferenceModel.load(resolve_model(workspace, store, Path(name))).to(place)
@@ -340,9 +351,3 @@ def require_free_name(store: Store, name: str, resume: bool) -> None:
             f"A snapshot named {name!r} is there already; give the run another name (--set name=...), or go on with "
             "--resume."
         )
-
-
-def _some(pairs: Sequence[PreferencePair], what: str) -> Sequence[PreferencePair]:
-    if not pairs:
-        raise DataError(f"The workspace holds no {what}; import some (prefloop import) or collect them.")
-    return pairs

@@ -17,15 +17,17 @@ from pydantic import Field, field_validator
 from tqdm import tqdm
 
 from prefloop.config import NAME, Config
-from prefloop.errors import ConfigError, DataError, UserError
+from prefloop.errors import ConfigError, DataError, TrainingError, UserError
 from prefloop.evals import ScanEvaluation, Trial, evaluate_scan, write_scan_report
 from prefloop.evals.preference import word_differences
-from prefloop.loop.data import evenly, half_of, held_out_in_fold, stored_pairs
+from prefloop.loop.data import evenly, half_of, held_out_in_fold, some_stored
+from prefloop.loop.learning_rates import with_language_rate
 from prefloop.loop.preference_evaluation import word_regressions
 from prefloop.loop.runs import chosen_for, fingerprint, preference_data, resolve_model
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder, write_json
 from prefloop.schema import PreferencePair
+from prefloop.stats import LEAST_POINTS
 from prefloop.store import Store
 from prefloop.train.preference import train_preference
 from prefloop.train.preference_settings import PreferenceRun
@@ -37,16 +39,20 @@ __all__ = ["Scan", "ScanRun", "run_scan", "scan_plan"]
 class Scan(Config):
     """One setting of the run and the values that it takes."""
 
-    setting: str = Field(description="of the run: training_pairs, start, red_team_share, red_team_weight, mode ...")
+    setting: str = Field(
+        description="of the run: training_pairs, start, red_team_share, tranche_weights.online, mode ..."
+    )
     values: tuple[int | float | str, ...] = Field(min_length=1, description="one PM each, for every seed and fold")
     also: tuple[str, ...] = Field((), description="key=value of the run, for this scan alone")
-    fit: bool = Field(False, description="a straight line through accuracy against the logarithm of the values")
+    fit: bool = Field(
+        False, description="a straight line through accuracy against the logarithm of three or more values"
+    )
     scores: bool = Field(False, description="calibration and accuracy among high scores for the last value")
 
     @field_validator("setting")
     @classmethod
     def _is_a_setting(cls, name: str) -> str:
-        if name not in PreferenceRun.model_fields:
+        if name.partition(".")[0] not in PreferenceRun.model_fields:
             raise ValueError(
                 f"a preference run has no such setting; take one of {', '.join(PreferenceRun.model_fields)}"
             )
@@ -80,8 +86,12 @@ def scan_plan(scan: ScanRun) -> list[PlannedTrial]:
     """All trainings, seed by seed, since the pairs of a seed are drawn once.
 
     Errors:
-        ConfigError: a value that the setting cannot take; folds of simulated judgments.
+        ConfigError: a value that the setting cannot take; a line through too few values, or over what has no
+            logarithm; folds of simulated judgments.
     """
+    for title, one in scan.scans.items():
+        if one.fit:
+            _check_line(title, one)
     if scan.folds > 1 and (scan.run.sandbox_judgments or scan.run.sandbox_contrasts or scan.run.ranked_files):
         raise ConfigError(f"folds = {scan.folds} are of a workspace's comparisons; with other pairs set folds to 1.")
     return [
@@ -100,6 +110,22 @@ def scan_plan(scan: ScanRun) -> list[PlannedTrial]:
     ]
 
 
+def _check_line(title: str, scan: Scan) -> None:
+    if len(set(scan.values)) < LEAST_POINTS:
+        raise ConfigError(
+            f"scans.{title}: fit = true needs {LEAST_POINTS} different values, not {len(set(scan.values))}; add "
+            "values, or set fit to false."
+        )
+    if scan.setting in ("start", "training_pairs"):  # whose values stand for counts of parameters and of pairs
+        return
+    for value in scan.values:
+        if isinstance(value, str) or value <= 0:
+            raise ConfigError(
+                f"scans.{title}: fit = true takes the logarithm of positive numbers, and {value!r} has none; set fit "
+                "to false."
+            )
+
+
 def run_scan(
     workspace: Workspace, scan: ScanRun, *, html: Path | None = None, resume: bool = False
 ) -> tuple[Path, dict[str, ScanEvaluation]]:
@@ -111,7 +137,10 @@ def run_scan(
     plan = scan_plan(scan)
     with workspace.store() as store:
         sources = {trial.run.start: resolve_model(workspace, store, trial.run.start) for trial in plan}
-        stored = [] if _is_drawn(scan.run) else stored_pairs(store)
+        found = [trial.run.model_copy(update={"start": sources[trial.run.start]}) for trial in plan]
+        runs = [with_language_rate(workspace, store, run) for run in found]
+        plan = [trial._replace(run=run) for trial, run in zip(plan, runs, strict=True)]
+        stored = [] if _is_drawn(scan.run) else some_stored(store, "comparisons to train on")
         facts = fingerprint(stored)
         folder = RunFolder.create(workspace.runs, "scan", scan, name=scan.name, resume=resume, data=facts)
         begun = json.loads((folder.path / "provenance.json").read_text(encoding="utf-8"))["data"]
@@ -123,8 +152,8 @@ def run_scan(
         trials = folder.path / "trials"
         trials.mkdir(exist_ok=True)
         try:
-            done = _all_trials(store, scan, plan, sources, stored, trials)
-        except UserError:  # refused before anything was learned: the mended command starts afresh
+            done = _all_trials(store, scan, plan, stored, trials)
+        except (UserError, TrainingError):  # ended before anything was learned: the mended command starts afresh
             if not [*trials.glob("*.json"), *trials.rglob("state.json")]:
                 shutil.rmtree(folder.path)
             raise
@@ -148,11 +177,10 @@ def _all_trials(
     store: Store,
     scan: ScanRun,
     plan: Sequence[PlannedTrial],
-    sources: Mapping[Path, Path],
     stored: Sequence[PreferencePair],
     folder: Path,
 ) -> dict[str, list[Trial]]:
-    """Trains what is not finished; `sources` are the model folders by what the settings call them."""
+    """Trains what is not finished; the plan's runs start from folders."""
     done: dict[str, list[Trial]] = {title: [] for title in scan.scans}
     pairs: _Pairs | None = None
     for planned in tqdm(plan, desc=f"eval scan {scan.name}"):
@@ -161,8 +189,7 @@ def _all_trials(
         file = folder / f"{planned.key}.json"
         training, held_out, places = pairs.of_trial(planned, scan)
         if not file.is_file():
-            run = planned.run.model_copy(update={"start": sources[planned.run.start]})
-            write_json(file, _train(run, training, held_out, folder / planned.key, has_words=scan.words))
+            write_json(file, _train(planned.run, training, held_out, folder / planned.key, has_words=scan.words))
         done[planned.scan].append(_trial(planned, json.loads(file.read_text("utf-8")), held_out, places, pairs))
     return done
 
@@ -180,7 +207,15 @@ class _Pairs(NamedTuple):
     def of(cls, store: Store, scan: ScanRun, seed: int, stored: Sequence[PreferencePair]) -> _Pairs:
         if not _is_drawn(scan.run):
             return cls(seed, 0, stored, (), None)
-        whole = {"mode": None, "tranche": None, "half": None, "red_team_share": None, "training_pairs": 0, "seed": seed}
+        whole: dict[str, Any] = {
+            "mode": None,
+            "tranche": None,
+            "half": None,
+            "red_team_share": None,
+            "tranche_shares": {},
+            "training_pairs": 0,
+            "seed": seed,
+        }
         data = preference_data(store, scan.run.model_copy(update=whole))
         return cls(seed, seed, data.training, data.held_out, data.probabilities)
 

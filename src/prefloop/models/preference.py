@@ -37,7 +37,7 @@ from prefloop.models.unshared import GroupedBatch, group, grouped_scores, one_la
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
 
-__all__ = ["EncodedPair", "EncodedReply", "PairScores", "PreferenceModel", "conversation_key"]
+__all__ = ["EncodedPair", "EncodedReply", "FittedScores", "PreferenceModel", "conversation_key"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class EncodedPair(NamedTuple):
     dropped_turns: int
 
 
-class PairScores(NamedTuple):
+class FittedScores(NamedTuple):
     """Raw scores of both replies of the pairs that fit, the places of those, and the turns dropped to make them fit."""
 
     kept: list[int]
@@ -340,7 +340,7 @@ class PreferenceModel:
         """Raw scores of the last assistant turn of each conversation."""
         return self.score_ids([self.encode(conversation).ids for conversation in conversations])
 
-    def score_pairs(self, pairs: Sequence[PreferencePair]) -> PairScores:
+    def score_pairs(self, pairs: Sequence[PreferencePair]) -> FittedScores:
         """Scores both replies of each pair over the same context; pairs that do not fit are left out."""
         kept, ids, dropped = [], [], 0
         for place, pair in enumerate(pairs):
@@ -352,7 +352,7 @@ class PreferenceModel:
             ids += [both.chosen, both.rejected]
             dropped += both.dropped_turns
         scores = self.score_ids(ids)
-        return PairScores(kept, scores[0::2], scores[1::2], dropped)
+        return FittedScores(kept, scores[0::2], scores[1::2], dropped)
 
     def none_fits(self, what: str, setting: str = "max_context_tokens") -> DataError:
         """The error that none of `what` fits, with the limit that binds: the setting, or the model's own window."""

@@ -5,6 +5,7 @@ model (scores of preference models are rows in the store) and excludes nobody.
 """
 
 from prefloop.quality.build import quality_report, report_on
+from prefloop.quality.lessons import label_smoothing, worker_weights
 from prefloop.quality.measured import Measured
 from prefloop.quality.nouns import (
     Agreement,
@@ -47,10 +48,12 @@ __all__ = [
     "VoidReason",
     "WorkerQuality",
     "fit_noise",
+    "label_smoothing",
     "quality_report",
     "report_on",
     "report_page",
     "summary",
     "worker_quality",
+    "worker_weights",
     "write_html",
 ]

@@ -14,6 +14,7 @@ from prefloop.quality import measures
 from prefloop.quality.drift import drift
 from prefloop.quality.flags import flag_rules
 from prefloop.quality.items import item_report
+from prefloop.quality.lessons import label_smoothing
 from prefloop.quality.nouns import QualityReport
 from prefloop.quality.reading import Part, read_rows
 from prefloop.quality.rows import MODES, Ints, Rows
@@ -102,6 +103,7 @@ def report_on(
         noise=(noise := fitted()).model(),
         workers=worker_quality(rows, people, noise, facts.own, limits),
     )
+    report = report.model_copy(update={"label_smoothing": label_smoothing(report)})
     findings = verdict(report, limits)
     return report.model_copy(update={"verdict": findings, "gate": closed_gate(findings, limits)})
 

@@ -177,5 +177,8 @@ class QualityReport(Noun):
     drift: Drift
     concentration: Concentration
     noise: NoiseModel
+    label_smoothing: Measured = Field(
+        Measured(unknown="It was not computed."), description="share of training labels that are wrong, at least"
+    )
     flag_rules: tuple[FlagRule, ...]
     workers: tuple[WorkerQuality, ...] = Field(description="most judgments first")

@@ -164,6 +164,7 @@ def _workers(page: Report, report: QualityReport) -> None:
         ["flag", "raised when", "false alarms (reports on honest workers, at most)"], rules, "Rules of the flags"
     )
     number_or_reason(page, "Noise of the mean worker", report.noise.typical)
+    number_or_reason(page, "Suggested label_smoothing", report.label_smoothing)
     number_or_reason(page, "Share of the judgments that the 20 busiest workers made", report.concentration.top_20)
     number_or_reason(page, "Gini coefficient of judgments over workers", report.concentration.gini)
     _worker_plots(page, workers[:_MOST_WORKERS_DRAWN])

@@ -67,4 +67,5 @@ def _numbers(report: QualityReport) -> dict[str, Measured]:
         f"longer reply preferred, {mode.value.replace('_', '-')}": part.longer_wins
         for mode, part in report.length.items()
     }
+    found["suggested label_smoothing"] = report.label_smoothing
     return found | {f"label noise, {tranche.name}": tranche.label_noise for tranche in report.items.tranches}

@@ -14,7 +14,16 @@ from prefloop.stats.concentration import gini, top_share
 from prefloop.stats.cycles import Cycles, cycles
 from prefloop.stats.diversity import effective_kinds, mean_difference, rarefied_kinds
 from prefloop.stats.duplicates import NearDuplicate, duplicate_groups, near_duplicates, normalised
-from prefloop.stats.fits import FittedPoint, LinearFit, fitted_line, linear_fit
+from prefloop.stats.fits import (
+    LEAST_POINTS,
+    FittedPoint,
+    LineAndBand,
+    LinearFit,
+    fitted_line,
+    line_of_shares,
+    line_over_runs,
+    linear_fit,
+)
 from prefloop.stats.grouped import grouped_means, grouped_shares
 from prefloop.stats.intervals import (
     bootstrap_interval,
@@ -50,6 +59,7 @@ from prefloop.stats.screening import (
 
 __all__ = [
     "ELO_PER_NAT",
+    "LEAST_POINTS",
     "AboveThreshold",
     "Calibration",
     "CalibrationBin",
@@ -57,6 +67,7 @@ __all__ = [
     "EloTable",
     "FittedPoint",
     "LengthBias",
+    "LineAndBand",
     "LinearFit",
     "LinearPart",
     "NearDuplicate",
@@ -93,6 +104,8 @@ __all__ = [
     "krippendorff_alpha",
     "label_codes",
     "length_bias",
+    "line_of_shares",
+    "line_over_runs",
     "linear_fit",
     "linear_part",
     "logit",

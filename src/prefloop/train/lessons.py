@@ -1,7 +1,7 @@
 """What each comparison teaches a preference model: whether it can, how sure its label is, how much it counts.
 
-Responsible for usable pairs, label probabilities (from grades) and weights (by worker and by mode), whose mean over the
-training pairs is 1, so that the loss and the learning rate keep their scale. Knows no model.
+Responsible for usable pairs, label probabilities (from grades) and weights (by worker, mode and tranche), whose mean
+over the training pairs is 1, so that the loss and the learning rate keep their scale. Knows no model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from prefloop.errors import ConfigError, DataError
 from prefloop.pair_file import picked
-from prefloop.schema import GRADES, Mode, PreferencePair
+from prefloop.schema import GRADES, Mode, PreferencePair, Tranche
 
 __all__ = ["Lessons", "UsablePairs", "read_worker_weights", "usable_pairs"]
 
@@ -73,6 +73,7 @@ class Lessons(NamedTuple):
         grade_probabilities: Sequence[float] = (),
         worker_weights: Mapping[str, float] | None = None,
         red_team_weight: float = 1.0,
+        tranche_weights: Mapping[Tranche, float] | None = None,
         pair_weights: Sequence[float] | None = None,
     ) -> Lessons:
         """The lessons of `pairs`; those of weight 0 are left out and counted.
@@ -82,6 +83,7 @@ class Lessons(NamedTuple):
                 one, and for pairs without a grade, 1.
             worker_weights: by worker id; workers that it does not name, and unknown ones, count 1.
             red_team_weight: lambda of L_helpful + lambda L_harmless (paper 5.1.2).
+            tranche_weights: of comparisons by tranche; tranches that it does not name count 1.
             pair_weights: of each pair, beside the others.
 
         Errors:
@@ -92,6 +94,7 @@ class Lessons(NamedTuple):
         weights, probabilities = np.empty(len(pairs)), np.empty(len(pairs))
         for place, pair in enumerate(pairs):
             lambda_ = red_team_weight if pair.mode == Mode.RED_TEAM else 1.0
+            lambda_ *= (tranche_weights or {}).get(pair.tranche, 1.0)
             own = 1.0 if pair_weights is None else pair_weights[place]
             weights[place] = lambda_ * own * (worker_weights or {}).get(pair.worker_id or "", 1.0)
             probabilities[place] = _probability(pair.grade, grade_probabilities)

@@ -3,8 +3,8 @@
 PM pre-training on ranked answers and fine-tuning on judgments are the same loop on other pairs (paper 3.1, A.2). The
 comparisons of one conversation are kept together, so that its turns are computed once.
 
-Deviations from the paper: (1) the learning rate is a setting, not a fraction of the language model's; (2) it is
-constant after a linear warm-up, as in the paper, with cosine decay as an option; (3) AdamW, whose details the paper
+Deviations from the paper: (1) the learning rate is a setting, a fraction of the language model's as an option; (2) it
+is constant after a linear warm-up, as in the paper, with cosine decay as an option; (3) AdamW, whose details the paper
 does not give; (4) the last step of an epoch is not smaller than the others, the comparisons are shared out evenly;
 (5) optionally the written weights lie between the start and the end of training (weight-space ensembling, Wortsman et
 al. 2022, "Robust fine-tuning of zero-shot models"): a PM of few judgments keeps more of what PM pre-training taught.
@@ -92,6 +92,7 @@ def train_preference(
         grade_probabilities=run.grade_probabilities,
         worker_weights=None if run.worker_weights is None else read_worker_weights(run.worker_weights),
         red_team_weight=run.red_team_weight,
+        tranche_weights=run.tranche_weights,
         pair_weights=weights,
     )
     model = start_model(run)
@@ -135,7 +136,7 @@ def train_preference(
         places = plan.places(step)
         chances, counted = (values[places].tolist() for values in (lessons.probabilities, lessons.weights))
         encoded = encode(model, [lessons.pairs[place] for place in places], counts, chances, counted)
-        rate = run.learning_rate * _schedule(step, len(plan), run)
+        rate = run.peak_learning_rate * _schedule(step, len(plan), run)
         for group in optimizer.param_groups:
             group["lr"] = rate
         row: dict[str, Any] = {"step": number, "preference/learning_rate": rate, "preference/pairs": len(encoded)}
@@ -148,13 +149,17 @@ def train_preference(
                 kept = f"the last checkpoint is {last_saved}" if last_saved else "no checkpoint was written yet"
                 raise TrainingError(
                     f"Step {number} has loss {losses.loss} and gradient norm {gradient_norm} ({kept}); lower "
-                    f"learning_rate (now {run.learning_rate}) and start again."
+                    f"learning_rate (now {run.peak_learning_rate:g}) and start again."
                 )
             optimizer.step()
             optimizer.zero_grad()
             row |= _step_metrics(losses, gradient_norm, run)
             bar.set_postfix(loss=f"{losses.loss:.3f}")
         is_last = number == len(plan)
+        if counts["pairs"] == 0:  # nothing fitted yet, so there is nothing to keep
+            if is_last:
+                raise model.none_fits(f"the {len(lessons.pairs)} pairs")
+            continue
         if held_out and (is_last or (run.evaluate_every_steps and number % run.evaluate_every_steps == 0)):
             row |= held_out_metrics(model, held_out)
         folder.log(row)
@@ -164,8 +169,6 @@ def train_preference(
             state |= {f"optimizer.{name}": value for name, value in tensors.items()}
             facts = {"optimizer": optimizer_facts, "counts": counts, "data": fingerprint}
             last_saved = save_checkpoint(folder.checkpoints, number, whole_state(state), facts)
-    if counts["pairs"] == 0:
-        raise model.none_fits(f"the {len(lessons.pairs)} pairs")
     if run.shard:
         trained, model = whole_state(model.model.state_dict()), start_model(run)
         model.model.load_state_dict(trained)
@@ -346,7 +349,7 @@ def optimizer_of(model: PreferenceModel, run: PreferenceRun) -> torch.optim.Opti
     groups = [{"params": matrices, "weight_decay": run.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     # One fused step takes no mixture of split and whole weights.
     how: dict[str, bool] = {"foreach": False} if run.shard else {"fused": True}
-    return torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.98), **how)
+    return torch.optim.AdamW(groups, lr=run.peak_learning_rate, betas=(0.9, 0.98), **how)
 
 
 def _schedule(step: int, steps: int, run: PreferenceRun) -> float:

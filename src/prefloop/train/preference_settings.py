@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from prefloop.config import DEVICE, NAME, Config
+from prefloop.errors import ConfigError
 from prefloop.schema import Mode, Tranche
 
 __all__ = ["PreferenceRun"]
@@ -41,6 +43,15 @@ class PreferenceRun(Config):
     epochs: int = Field(1, ge=1, description="the paper's is 1, against overfitting")
     pairs_per_step: int = Field(32, ge=1, description="comparisons in an optimiser step")
     learning_rate: float = Field(3e-4, gt=0.0, description="about 3e-4 at 1 M parameters, 1e-5 at 7 B")
+    learning_rate_fraction: float | None = Field(
+        None,
+        gt=0.0,
+        description="of the language model's learning rate, in place of learning_rate (paper A.2: 0.1 in PM "
+        "pre-training, 0.01 on human feedback)",
+    )
+    language_model_learning_rate: float | None = Field(
+        None, gt=0.0, description="what that is a fraction of; empty: as the run recorded it that made the start"
+    )
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine ends at 0")
     warmup_steps: int = Field(5, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.01, ge=0.0, description="of matrices; norms do not decay")
@@ -58,8 +69,14 @@ class PreferenceRun(Config):
     red_team_share: float | None = Field(
         None, ge=0.0, le=1.0, description="share of red-team comparisons in training; empty takes what is there"
     )
+    tranche_weights: dict[Tranche, float] = Field(
+        {}, description="weight of the comparisons of a tranche; those that it does not name weigh 1"
+    )
+    tranche_shares: dict[Tranche, float] = Field(
+        {}, description="shares of tranches in training, 1 in all, of both modes alike; empty takes what is there"
+    )
     mix_pairs: int = Field(
-        0, ge=0, description="comparisons of a mix with red_team_share; 0 takes as many as its shares allow"
+        0, ge=0, description="comparisons of a mix with red_team_share or tranche_shares; 0: as many as these allow"
     )
     training_pairs: int = Field(
         0, ge=0, description="comparisons to train on at most, drawn by seed, the fewer within the more; 0 takes all"
@@ -98,6 +115,35 @@ class PreferenceRun(Config):
     checkpoint_every_steps: int = Field(100, ge=1, description="steps that a killed run loses at most")
     device: str = Field("auto", pattern=DEVICE, description="'auto' takes a GPU if there is one")
     seed: int = Field(0, description="of a fresh head, the order, a mix and simulated data")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Of the optimiser after the warm-up.
+
+        Errors:
+            ConfigError: a fraction of a rate that nobody filled in.
+        """
+        if self.learning_rate_fraction is None:
+            return self.learning_rate
+        if self.language_model_learning_rate is None:
+            raise ConfigError(
+                f"learning_rate_fraction = {self.learning_rate_fraction:g} needs language_model_learning_rate; set it."
+            )
+        return self.learning_rate_fraction * self.language_model_learning_rate
+
+    @field_validator("tranche_weights")
+    @classmethod
+    def _weights_are_positive(cls, weights: dict[Tranche, float]) -> dict[Tranche, float]:
+        if any(weight < 0 for weight in weights.values()):
+            raise ValueError("a weight is a number of at least 0")
+        return weights
+
+    @field_validator("tranche_shares")
+    @classmethod
+    def _shares_are_of_one(cls, shares: dict[Tranche, float]) -> dict[Tranche, float]:
+        if shares and (min(shares.values()) < 0 or not math.isclose(sum(shares.values()), 1)):
+            raise ValueError("shares are numbers of at least 0 that sum to 1")
+        return shares
 
     @field_validator("grade_probabilities")
     @classmethod

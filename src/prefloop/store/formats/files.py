@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -81,7 +82,11 @@ def field(row: Row, name: str, *kinds: type) -> Any:
     if name not in row.fields:
         raise DataError(f"{row.where} has no field {name!r}; mend it, nothing of it was imported.")
     value = row.fields[name]
-    if not isinstance(value, kinds):
+    if isinstance(value, int | float) and not abs(value) < math.inf:  # Python reads NaN, which JSON does not have
+        raise DataError(
+            f"{row.where} field {name!r} is {value} and must be a finite number; mend it, nothing of it was imported."
+        )
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join(_KINDS.get(kind, kind.__name__) for kind in kinds)
         raise DataError(
             f"{row.where} field {name!r} is {kind_of(value)} and must be {wanted}; mend it, nothing of it was imported."

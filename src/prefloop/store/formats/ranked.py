@@ -66,8 +66,16 @@ def _answers(row: Row) -> list[Answer]:
             raise DataError(
                 f"{inner.where} is {kind_of(item)} and must be an object with text and score, as the others."
             )
-        answers.append(Answer(field(inner, "text", str), float(field(inner, "score", int, float))))
+        answers.append(Answer(field(inner, "text", str), _score(inner)))
     return answers
+
+
+def _score(answer: Row) -> float:
+    score = field(answer, "score", int, float)
+    try:
+        return float(score)
+    except OverflowError:
+        raise DataError(f"{answer.where} field 'score' is beyond 1e308; give scores of a smaller scale.") from None
 
 
 def ranked_pairs(
