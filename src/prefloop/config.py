@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from prefloop.errors import ConfigError
+from prefloop.schema import HELD_OUT_SHARE
 
 WORKSPACE_FILE = "prefloop.toml"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
@@ -140,7 +141,10 @@ class QualitySettings(Config):
         0.6, ge=0.0, le=1.0, description="agreement of workers with researchers; the paper's was 0.63"
     )
     held_out_share: float = Field(
-        0.05, gt=0.0, lt=1.0, description="of conversations that runs hold out; the report looks for leaks into them"
+        HELD_OUT_SHARE,
+        gt=0.0,
+        lt=1.0,
+        description="of conversations that runs hold out; the report looks for leaks into them",
     )
     most_leaks: float = Field(0.05, ge=0.0, le=1.0, description="share of held-out openings that training nearly has")
     gate: tuple[QualitySubject, ...] = Field(

@@ -173,6 +173,12 @@ class Renderer:
         """Texts that end a person's turn written by a model, where no end token does: the headers of layout hh."""
         return tuple(header.strip() for header in _HH_HEADERS.values()) if self.layout == "hh" else ()
 
+    def reply_stops(self) -> tuple[str, ...]:
+        """Texts that end a reply where no end token does: a base model goes on with the other side's header."""
+        if self.layout != "hh":
+            return ()
+        return (self.decode(self.turn_ids(Message(role="user", text=""))).rstrip(),)
+
     def conversation(self, messages: Sequence[Message]) -> Rendered:
         """A whole conversation with the mask of what a policy wrote."""
         ids = self._start_of(messages)

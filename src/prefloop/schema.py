@@ -23,6 +23,8 @@ Pacing = Literal["synchronised", "raw", "reveal_at_end"]
 
 GRADES = 8
 """A judgment is a grade from 1 (A is much better) to 8 (B is much better); 4 and 5 mean about the same."""
+HELD_OUT_SHARE = 0.1
+"""Of conversations: what no run trains on and evaluations take, where nothing else is said."""
 WEAKEST_GRADES = (4, 5)
 """Comparisons judged with these are left out of training and Elo (paper 2.2, B.5)."""
 
@@ -366,7 +368,7 @@ class Sample(NamedTuple):
     """One sampled reply, token-level. `ids` holds the end token where `finish_reason` is "stop"."""
 
     ids: list[int]
-    logps: list[float]  # natural log-probability of each id under the settings' temperature before top-p/top-k
+    logps: list[float]  # natural, of each id, at the settings' temperature before top-p/top-k; NaN where nobody knows
     finish_reason: FinishReason
 
 

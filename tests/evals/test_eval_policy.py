@@ -10,7 +10,7 @@ import torch
 
 from prefloop.errors import DataError
 from prefloop.evals import write_policy_page
-from prefloop.evals.policy import distinct_ngrams, evaluate_policy
+from prefloop.evals.policy import evaluate_policy
 from prefloop.models.language import new_llama, train_tokenizer
 from prefloop.models.sampling import TorchSampler
 from prefloop.render import Renderer
@@ -68,9 +68,12 @@ def test_by_hand(renderer: Renderer) -> None:
     assert found.policy.scores["gold"].value == -31 / 4
     assert found.policy.stopped.value == 1.0
     # words kind kind | kind | the tree | kind bread: 4 of 7 differ; pairs (kind kind), (the tree), (kind bread) all do
-    assert found.policy.distinct[1] == pytest.approx(4 / 7)
-    assert found.policy.distinct[2] == 1.0
-    assert found.policy.distinct[3] == 0.0
+    distinct = found.policy.distinct[1]
+    assert distinct is not None
+    assert distinct.value == pytest.approx(4 / 7)
+    assert found.policy.distinct[3] is None  # there is no run of three words
+    # differences 1, 0, -1, 1
+    assert found.differences["pm"].value == 0.25
     # the policy's scores 2, 1, 0, 1 and lengths 9, 4, 8, 10 in characters: gold falls with length by definition
     gold_by_length = found.policy.length_correlation["gold"]
     assert gold_by_length is not None
@@ -141,18 +144,14 @@ def test_kl_to_the_reference_has_the_right_size(renderer: Renderer) -> None:
     assert found.kl.low <= sum(exact) / 4 <= found.kl.high
 
 
-def test_distinct_ngrams() -> None:
-    assert distinct_ngrams(["a b a b", "a b"], 2) == 2 / 4  # ab, ba, ab | ab
-    assert distinct_ngrams(["a"], 2) == 0.0
-    assert distinct_ngrams([], 1) == 0.0
-
-
 def test_results_name_metric_and_scorer(renderer: Renderer) -> None:
     script = Script(renderer, ["kind"] * 4)
     found = evaluate_policy(script, script, PROMPTS, {"pm": CountsWords()}, renderer, gold=gold)
     rows = {(row.metric, row.data): row.value.value for row in found.results("snapshot", "held-out")}
     assert rows["policy_eval/win_rate", "held-out scorer=gold"] == 0.5
     assert rows["policy_eval/score", "held-out scorer=pm"] == 1.0
+    assert rows["policy_eval/score_difference", "held-out scorer=gold"] == 0.0
+    assert rows["policy_eval/distinct", "held-out words=1"] == 0.25
     assert ("policy_eval/reply_tokens", "held-out") in rows
 
 
@@ -184,7 +183,9 @@ def test_modes_apart_and_a_page(renderer: Renderer, tmp_path: Path) -> None:
     assert found.modes["red_team"].win_rates["pm"].value == 0.25
     assert found.modes["red_team"].policy["pm"].value == 0.5
     assert [part.prompts for part in found.modes.values()] == [2, 2]
+    assert found.modes["red_team"].differences["pm"].value == -0.5  # 0 and -1
     page = write_policy_page(found, tmp_path / "policy.html", "new", "base").read_text("utf-8")
-    assert "harmless (red-team) (2)" in page
+    assert "harmless (red-team) prompts (2)" in page
+    assert "new less base, by pm" in page
     assert "People have not compared these two snapshots" in page
     assert (tmp_path / "policy.json").is_file()

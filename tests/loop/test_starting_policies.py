@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from prefloop.errors import ConfigError, DataError
+from prefloop.loop.data import split, stored_pairs
 from prefloop.loop.distillation import run_distillation
-from prefloop.loop.policy_evaluation import best_of, compare_policies, evaluation_prompts
+from prefloop.loop.policy_evaluation import best_of, compare_policies, prompts_of_pairs, sandbox_prompts
 from prefloop.loop.prompts import run_prompts
 from prefloop.loop.round import create_workspace
 from prefloop.loop.snapshots import register
@@ -70,7 +71,7 @@ def test_best_of_n_in_the_sandbox(workspace: Workspace, store: Store) -> None:
         max_response_tokens=40,
         seed=1,
         is_sandbox=True,
-    )
+    ).evaluation
     assert [point.n for point in found.best] == [1, 2, 4, 8]
     scores = [point.scores["pm"].value for point in found.best]
     assert scores == sorted(scores)
@@ -83,10 +84,10 @@ def test_best_of_n_in_the_sandbox(workspace: Workspace, store: Store) -> None:
 
 def test_prompts_are_held_out(store: Store) -> None:
     known = {pair.context for pair in store.pairs()}
-    fresh = evaluation_prompts(store, 20, 0, is_sandbox=True)
+    fresh = sandbox_prompts(store, 20, 0)
     assert not known & set(fresh.contexts)
     assert fresh.gold is not None
-    real = evaluation_prompts(store, 20, 0, is_sandbox=False)
+    real = prompts_of_pairs(split(stored_pairs(store), 0.5).held_out, 20)
     assert set(real.contexts) <= known
     assert (real.gold, len(set(real.contexts))) == (None, len(real.contexts))
     trained_on = set(draw_prompts(world(), 0, 20))  # what a run with this seed would draw

@@ -30,7 +30,7 @@ _LINES = [
 ]
 _EACH: dict[str, Callable[[], Plot]] = {
     "line": lambda: line_plot(
-        _LINES, title="Scores", x_label="samples", y_label="score (PM units)", marker=Marker(10, "picked")
+        _LINES, title="Scores", x_label="samples", y_label="score (PM units)", markers=[Marker(10, "picked")]
     ),
     "log": lambda: line_plot(_LINES, title="Scores", x_label="samples", y_label="score (PM units)", log_x=True),
     "histogram": lambda: histogram_plot({"base": [0.0, 1.0, 1.0], "online": [2.0]}, title="Scores", x_label="score"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prefloop.errors import DataError
-from prefloop.stats import cycles, effective_kinds, mean_difference, rarefied_kinds
+from prefloop.stats import cycles, distinct_share, effective_kinds, mean_difference, rarefied_kinds
 
 
 def test_rarefied_kinds_compare_sets_of_different_sizes() -> None:
@@ -38,6 +38,30 @@ def test_mean_difference_by_hand() -> None:
     assert found.low <= 4 / 9 <= found.high
     with pytest.raises(DataError, match="2 texts"):
         mean_difference([np.array([1]), np.array([2]), np.zeros(0, dtype=np.int64)])
+
+
+def test_distinct_share_by_hand() -> None:
+    items = [np.array([1, 2, 1]), np.array([2, 3]), np.array([4])]
+    found = distinct_share(items)
+    assert found.value == 4 / 6  # 1, 2, 3, 4 of six
+    # without the first 3/3, without the second 3/4, without the third 3/5: mean 47/60, squares 0.0469, 0.0011, 0.0336
+    # deviation sqrt(2/3 * 0.08167) = 0.2333, times t with 2 degrees of freedom, 4.303
+    assert found.low == 0.0
+    assert found.high == 1.0
+    assert found.n == 6
+    # leaving out the cluster of the first two leaves 1/1, leaving out the third 3/5 as before, the fourth the same
+    wide = distinct_share([*items, np.array([4])] * 20, [f"{place}" for place in range(80)])
+    assert wide.value == 4 / 140
+    assert distinct_share([np.array([1])] * 4, ["a", "a", "b", "c"]).clusters == 3
+    with pytest.raises(DataError, match="2 texts"):
+        distinct_share([np.array([1]), np.array([2]), np.zeros(0, dtype=np.int64)])
+
+
+def test_distinct_share_covers_what_other_texts_give() -> None:
+    draw = np.random.default_rng(0)
+    found = [distinct_share([draw.integers(0, 300, 10) for _ in range(60)]) for _ in range(200)]
+    middle = np.mean([one.value for one in found])
+    assert 0.9 <= np.mean([one.low <= middle <= one.high for one in found]) <= 1.0
 
 
 def _played(wins: dict[tuple[int, int], tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -126,6 +126,8 @@ def test_a_run_keeps_what_its_gauges_saw_and_resumes_alike(models: Path, tmp_pat
 
     report = (folder.path / "report.html").read_text(encoding="utf-8")
     assert "Where to stop" in report
+    assert "small (watches)" in report.split("Snapshots")[-1]
+    assert "Rise of the scores against distance" in report  # a run of a hundred episodes has both axes too
     facts = json.loads((folder.path / "optimisation.json").read_text(encoding="utf-8"))
     assert [place["episodes"] for place in facts["places"]] == sorted(rows)
 

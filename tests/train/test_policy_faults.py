@@ -80,8 +80,13 @@ def test_a_pm_that_returns_nan(models: Path, endings: Path, tmp_path: Path) -> N
     broken = PreferenceModel.load(models / "pm")
     with torch.no_grad():
         broken.model.score.weight.fill_(float("nan"))
-    with pytest.raises(ModelError, match="preference model gives the score nan"):
-        run(models, tmp_path, [ASK] * 16, policy=endings, preference_model=broken.save(tmp_path / "nan"))
+    folder = broken.save(tmp_path / "nan")
+    with pytest.raises(ModelError, match=r"The PM trained against \(preference_model\) gives the score nan"):
+        run(models, tmp_path / "one", [ASK] * 16, policy=endings, preference_model=folder)
+    with pytest.raises(ModelError, match=r"The held-out PM \(held_out_preference_model\) gives the score nan"):
+        run(models, tmp_path / "two", [ASK] * 16, policy=endings, held_out_preference_model=folder)
+    with pytest.raises(ModelError, match=r"The watching PM 'lost' \(watching_preference_models\) gives the score nan"):
+        run(models, tmp_path / "three", [ASK] * 16, policy=endings, watching_preference_models={"lost": folder})
 
 
 def test_a_prompt_longer_than_the_window(models: Path, endings: Path, tmp_path: Path) -> None:

@@ -149,7 +149,8 @@ def test_a_run_learns_and_leaves_everything_behind(models: Path, tmp_path: Path)
     base, _ = load_language_model(Path(start.path))
     assert not torch.equal(trained.lm_head.weight, base.lm_head.weight)
     page = Path(result.report).read_text(encoding="utf-8")
-    for words in ("Score against training", "Score against distance", "KL to the reference", "held-out PM"):
+    assert page.count("<img") == 2 + 5  # each curve once: scores over two axes, and five of the run's own numbers
+    for words in ("Rise of the scores against training", "against distance", "KL to the reference", "held-out PM"):
         assert words in page
 
 

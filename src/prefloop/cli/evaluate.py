@@ -10,7 +10,7 @@ import click
 from prefloop.cli.data import data_file, mode_option, tranche_option
 from prefloop.cli.output import device_option, emit, json_option, note, workspace_option
 from prefloop.errors import NotFoundError
-from prefloop.schema import Mode, Tranche
+from prefloop.schema import HELD_OUT_SHARE, Mode, Tranche
 from prefloop.workspace import Workspace
 
 
@@ -21,7 +21,9 @@ def eval_() -> None:
 
 @eval_.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@click.option("--held-out-share", type=click.FloatRange(0.0, 1.0, min_open=True), default=0.05, show_default=True)
+@click.option(
+    "--held-out-share", type=click.FloatRange(0.0, 1.0, min_open=True), default=HELD_OUT_SHARE, show_default=True
+)
 @click.option(
     "--file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -121,7 +123,7 @@ def scan(
 @click.option("--base", default="base", show_default=True, help="Snapshot to compare with.")
 @click.option("--pm", "names", multiple=True, help="Preference models that score; repeat for several.")
 @click.option("--prompts", type=click.IntRange(1), default=200, show_default=True)
-@click.option("--max-response-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--max-response-tokens", type=click.IntRange(1), help="Cuts longer replies; by default each model's own.")
 @click.option("--sandbox", is_flag=True, help="Fresh prompts of the tiny world; its known preference scores too.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
@@ -133,7 +135,7 @@ def policy(
     base: str,
     names: tuple[str, ...],
     prompts: int,
-    max_response_tokens: int,
+    max_response_tokens: int | None,
     sandbox: bool,
     seed: int,
     html: Path | None,
@@ -163,8 +165,10 @@ def policy(
             is_sandbox=sandbox,
             device=device,
         )
+    for sentence in found.notes:
+        note(sentence)
     if html is not None:
-        write_policy_page(found.evaluation, html, model, base, found.data)
+        write_policy_page(found.evaluation, html, model, base, found.data, found.notes)
         note(f"Wrote {html}")
     emit(found.evaluation.model_dump(mode="json"), as_json)
 
@@ -177,7 +181,7 @@ def policy(
 @click.option("--of", "beside", type=click.IntRange(1), default=16, show_default=True, help="Best of how many, there.")
 @click.option("--samples", type=click.IntRange(2, 1024), default=64, show_default=True, help="Replies to each prompt.")
 @click.option("--prompts", type=click.IntRange(1), default=200, show_default=True)
-@click.option("--max-response-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--max-response-tokens", type=click.IntRange(1), help="Cuts longer replies; by default each model's own.")
 @click.option("--sandbox", is_flag=True, help="Fresh prompts of the tiny world; its known preference judges too.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
@@ -192,7 +196,7 @@ def best_of(
     beside: int,
     samples: int,
     prompts: int,
-    max_response_tokens: int,
+    max_response_tokens: int | None,
     sandbox: bool,
     seed: int,
     html: Path | None,
@@ -221,10 +225,12 @@ def best_of(
             is_sandbox=sandbox,
             device=device,
         )
+    for sentence in found.notes:
+        note(sentence)
     if html is not None:
-        write_best_of_report(found, html, model)
+        write_best_of_report(found.evaluation, html, model, found.data, found.notes)
         note(f"Wrote {html}")
-    emit(found.model_dump(mode="json"), as_json)
+    emit(found.evaluation.model_dump(mode="json"), as_json)
 
 
 @eval_.command()
@@ -254,12 +260,19 @@ def elo(anchor: str, cluster_by: str, workspace_path: Path, as_json: bool) -> No
 @eval_.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option("--pm", "names", multiple=True, help="More preference models that score the kept replies; repeatable.")
+@click.option("--gold", is_flag=True, help="Sandbox: the known preference scores them too.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the page.")
 @device_option
 @workspace_option
 @json_option
 def optimisation(
-    runs: tuple[str, ...], names: tuple[str, ...], html: Path | None, device: str, workspace_path: Path, as_json: bool
+    runs: tuple[str, ...],
+    names: tuple[str, ...],
+    gold: bool,
+    html: Path | None,
+    device: str,
+    workspace_path: Path,
+    as_json: bool,
 ) -> None:
     """Over-optimisation of policy RUNs: scores against sqrt(KL), fits, where PMs part, where to stop.
 
@@ -269,7 +282,7 @@ def optimisation(
 
     workspace = Workspace(workspace_path)
     with workspace.store() as store:
-        result = measure_optimisation(workspace, store, runs, names, html, device)
+        result = measure_optimisation(workspace, store, runs, names, html, gold=gold, device=device)
     note(f"Wrote {result['report']}")
     emit(result, as_json)
 

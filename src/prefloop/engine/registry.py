@@ -74,11 +74,8 @@ class Assistant:
 
     @cached_property
     def own_stop(self) -> tuple[str, ...]:
-        """Stop strings of the layout: a base model without end-of-turn token goes on with the other side's header."""
-        if self.renderer.layout != "hh":
-            return ()
-        headers = self.renderer.turn_ids(Message(role="user", text=""))
-        return (self.renderer.decode(headers).rstrip(),)
+        """Stop strings of the layout."""
+        return self.renderer.reply_stops()
 
 
 class Reloaded(NamedTuple):

@@ -55,6 +55,9 @@ class BestOfEvaluation(Noun):
     best: tuple[BestOfPoint, ...]
     top: tuple[BestOfPoint, ...] = Field(description="the k best of all samples, k falling by halves")
     policies: tuple[BesidePolicy, ...] = ()
+    shown: Mapping[str, str] = Field(
+        default_factory=dict, description="what a model's replies are besides those of plain weights, by name"
+    )
 
     def point(self, n: int) -> BestOfPoint:
         """The best of n; KeyError where n is not on the curve."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefloop.evals.best_of import BestOfEvaluation
-from prefloop.report import Report, Tile, curve_plot, format_number
+from prefloop.report import Report, Tile, curve_plot, format_number, interval_plot
 
 __all__ = ["write_best_of_report"]
 
@@ -16,8 +17,10 @@ KL_IS_A_BOUND = (
 )
 
 
-def write_best_of_report(evaluation: BestOfEvaluation, path: Path, model: str, data: str = "") -> Path:
-    """One HTML page, and its numbers as JSON beside it."""
+def write_best_of_report(
+    evaluation: BestOfEvaluation, path: Path, model: str, data: str = "", notes: Sequence[str] = ()
+) -> Path:
+    """One HTML page, and its numbers as JSON beside it. `notes` are sentences that a reader must know."""
     largest = evaluation.best[-1]
     report = Report(
         f"Best of n from {model}",
@@ -31,6 +34,8 @@ def write_best_of_report(evaluation: BestOfEvaluation, path: Path, model: str, d
             for judge, value in largest.scores.items()
         ]
     )
+    if said := [*notes, *(f"{name} shows {shown}." for name, shown in evaluation.shown.items())]:
+        report.bullets(said)
     report.section("Scores", KL_IS_A_BOUND)
     for judge in largest.scores:
         points = [(point.n, point.scores[judge]) for point in evaluation.best]
@@ -75,8 +80,8 @@ def write_best_of_report(evaluation: BestOfEvaluation, path: Path, model: str, d
         report.section(
             "Policies beside it",
             f"One reply of each policy to the same prompts, less the best of {evaluation.policies[0].n}: above 0 the "
-            "policy is better by that judge. KL is measured for the policies (k1) and bounded for best of n, so the "
-            "two columns of nats are not the same measure.",
+            "policy is better by that judge. KL is measured for the policies (k1; left out where nobody knows how "
+            "likely a shown reply is) and bounded for best of n, so the two columns of nats are not the same measure.",
         )
         report.table(
             ["policy", "KL (nats)", *(f"{j}: score" for j in judges), *(f"{j}: less best of n" for j in judges)],
@@ -84,5 +89,14 @@ def write_best_of_report(evaluation: BestOfEvaluation, path: Path, model: str, d
                 [one.name, one.kl, *(one.scores[j] for j in judges), *(one.differences[j] for j in judges)]
                 for one in evaluation.policies
             ],
+            "Scores",
+        )
+        report.plot(
+            interval_plot(
+                {f"{one.name}, by {judge}": one.win_rates[judge] for one in evaluation.policies for judge in judges},
+                title=f"Win rate of one reply against the best of {evaluation.policies[0].n}",
+                x_label="share of prompts, ties half",
+                reference=0.5,
+            )
         )
     return report.write(path)

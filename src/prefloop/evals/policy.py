@@ -1,7 +1,8 @@
 """How good a policy is beside the one it started from: scores, win rates, KL, length and diversity, with intervals.
 
-Draws one reply to each prompt from both, with the same settings, and asks every scorer. Reaches models through
-`Sampler` and `Scorer` only (and a reference model, where the KL is wanted). Knows no training and no store.
+Draws one reply to each prompt from both, under the same settings or each sampler's own, and asks every scorer. Reaches
+models through `Sampler` and `Scorer` only (and a reference model, where the KL is wanted). Knows no training and no
+store.
 
 Clusters are prompts, or what the caller says (prompts of one conversation). Ties count half.
 """
@@ -16,7 +17,7 @@ from pydantic import Field
 
 from prefloop.errors import DataError
 from prefloop.evals.comparisons import LogpAccuracy
-from prefloop.evals.replies import GOLD, KnownPreference, kl_of, scores_of
+from prefloop.evals.replies import GOLD, KnownPreference, are_known, kl_of, scores_of
 from prefloop.models.responses import encode_prompts
 from prefloop.render import Renderer
 from prefloop.schema import EvalResult, Interval, Message, Noun, Sample, Sampler, SamplingSettings, Scorer
@@ -25,6 +26,7 @@ from prefloop.stats import (
     clustered_mean,
     clustered_ratio,
     clustered_share,
+    distinct_share,
     label_codes,
     mean_difference,
     win_rate,
@@ -52,9 +54,11 @@ class Replies(Noun):
     scores: Mapping[str, Interval] = Field(description="mean raw score by each scorer")
     tokens: Interval = Field(description="tokens of a reply, its end included")
     stopped: Interval = Field(description="share of replies that ended by themselves")
-    distinct: Mapping[int, float] = Field(description="distinct n-grams of words / all of them, over all replies")
+    distinct: Mapping[int, Interval | None] = Field(
+        description="distinct n-grams of words / all of them, over all replies; None where there are too few"
+    )
     entropy: Interval | None = Field(
-        None, description="minus the mean log-probability of the sampled tokens, nats a token; at temperature 1 alone"
+        None, description="minus the mean log-probability of the sampled tokens, nats a token; None where it is unknown"
     )
     self_similarity: Interval | None = Field(
         None, description="mean Jaccard similarity of the words of two replies; None where there are fewer than 3"
@@ -70,6 +74,7 @@ class Part(Noun):
     prompts: int
     policy: Mapping[str, Interval] = Field(description="mean raw score by each scorer")
     base: Mapping[str, Interval]
+    differences: Mapping[str, Interval] = Field(description="policy less base, prompt by prompt")
     win_rates: Mapping[str, Interval]
 
 
@@ -79,8 +84,15 @@ class PolicyEvaluation(Noun):
     prompts: int
     policy: Replies
     base: Replies
+    differences: Mapping[str, Interval] = Field(description="score of the policy less the base's, prompt by prompt")
     win_rates: Mapping[str, Interval] = Field(description="share of prompts on which the policy's reply scores higher")
-    kl: Interval | None = Field(description="to the reference, nats a reply (k1); None where it was not asked for")
+    kl: Interval | None = Field(description="to the reference, nats a reply (k1); None where it is not known")
+    kl_note: str = Field("", description="why it is not known")
+    kl_bound: float | None = Field(
+        None, description="of a best-of-k policy to single replies of its own: at most log k - (k-1)/k nats"
+    )
+    policy_shown: str = Field("", description="what its replies are besides those of plain weights")
+    base_shown: str = ""
     samples: tuple[SideBySide, ...]
     modes: Mapping[str, Part] = Field(default_factory=dict, description="apart, where the modes are given (Figure 14)")
     people: Interval | None = Field(None, description="share of people's judgments that prefer the policy's reply")
@@ -91,6 +103,8 @@ class PolicyEvaluation(Noun):
         rows: list[tuple[str, Interval, str]] = []
         for name, value in self.policy.scores.items():
             rows.append(("score", value, f"{data} scorer={name}".strip()))
+        for name, value in self.differences.items():
+            rows.append(("score_difference", value, f"{data} scorer={name}".strip()))
         for name, value in self.win_rates.items():
             rows.append(("win_rate", value, f"{data} scorer={name}".strip()))
         rows += [("reply_tokens", self.policy.tokens, data), ("stopped", self.policy.stopped, data)]
@@ -101,6 +115,9 @@ class PolicyEvaluation(Noun):
             "people_win_rate": self.people,
         }
         rows += [(name, value, data) for name, value in one_each.items() if value is not None]
+        for size, share in self.policy.distinct.items():
+            if share is not None:
+                rows.append(("distinct", share, f"{data} words={size}".strip()))
         for name, correlation in self.policy.length_correlation.items():
             if correlation is not None:
                 rows.append(("length_correlation", correlation, f"{data} scorer={name}".strip()))
@@ -158,9 +175,8 @@ def evaluate_policy(
     }
     texts = {name: [renderer.decode(sample.ids) for sample in samples] for name, samples in drawn.items()}
     scores = {name: scores_of(encoded, replies, scorers, gold) for name, replies in texts.items()}
-    outcomes = {
-        name: 0.5 + 0.5 * np.sign(np.subtract(mine, scores["base"][name])) for name, mine in scores["policy"].items()
-    }
+    differences = {name: np.subtract(mine, scores["base"][name]) for name, mine in scores["policy"].items()}
+    outcomes = {name: 0.5 + 0.5 * np.sign(values) for name, values in differences.items()}
     is_plain = (settings.temperature, settings.top_p, settings.top_k) == (1.0, 1.0, 0)
     groups: dict[str, list[int]] = {}
     for place, index in enumerate(places):
@@ -170,13 +186,14 @@ def evaluate_policy(
     def part(members: list[int]) -> Part:
         labels = None if clusters is None else [clusters[place] for place in members]
 
-        def means(table: Mapping[str, Sequence[float]]) -> dict[str, Interval]:
+        def means(table: Mapping[str, Sequence[float] | Floats]) -> dict[str, Interval]:
             return {name: clustered_mean([values[i] for i in members], labels) for name, values in table.items()}
 
         return Part(
             prompts=len(members),
             policy=means(scores["policy"]),
             base=means(scores["base"]),
+            differences=means(differences),
             win_rates={name: win_rate(values[members], labels) for name, values in outcomes.items()},
         )
 
@@ -185,6 +202,7 @@ def evaluate_policy(
         prompts=len(encoded),
         policy=_replies(drawn["policy"], texts["policy"], scores["policy"], clusters, is_plain),
         base=_replies(drawn["base"], texts["base"], scores["base"], clusters, is_plain),
+        differences={name: clustered_mean(values, clusters) for name, values in differences.items()},
         win_rates={name: win_rate(values, clusters) for name, values in outcomes.items()},
         modes={mode: part(members) for mode, members in sorted(groups.items())},
         kl=kl_of(reference, ids, drawn["policy"], settings, clusters),
@@ -201,10 +219,15 @@ def evaluate_policy(
     )
 
 
-def distinct_ngrams(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams of words over all n-grams of the texts: near 0 when all say the same. 0 without any n-gram."""
-    grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
+def _distinct(texts: Sequence[str], n: int, clusters: Sequence[Hashable] | None) -> Interval | None:
+    """Distinct n-grams of words over all n-grams of the texts: near 0 when all say the same."""
+    grams = [[" ".join(words[i : i + n]) for i in range(len(words) - n + 1)] for words in map(str.split, texts)]
+    codes, _ = label_codes([gram for of_text in grams for gram in of_text])
+    items = np.split(codes, np.cumsum([len(of_text) for of_text in grams])[:-1])
+    try:
+        return distinct_share(items, clusters)
+    except DataError:
+        return None
 
 
 def _replies(
@@ -214,13 +237,14 @@ def _replies(
     clusters: Sequence[Hashable] | None,
     is_plain: bool,
 ) -> Replies:
+    is_known = is_plain and are_known(samples)
     tokens = [float(len(sample.ids)) for sample in samples]
     return Replies(
         scores={name: clustered_mean(values, clusters) for name, values in scores.items()},
         tokens=clustered_mean(tokens, clusters),
         stopped=clustered_share([sample.finish_reason == "stop" for sample in samples], clusters),
-        distinct={n: distinct_ngrams(texts, n) for n in (1, 2, 3)},
-        entropy=clustered_ratio([-sum(sample.logps) for sample in samples], tokens, clusters) if is_plain else None,
+        distinct={n: _distinct(texts, n, clusters) for n in (1, 2, 3)},
+        entropy=clustered_ratio([-sum(sample.logps) for sample in samples], tokens, clusters) if is_known else None,
         self_similarity=_self_similarity(texts),
         length_correlation={name: _correlation(tokens, values, clusters) for name, values in scores.items()},
     )

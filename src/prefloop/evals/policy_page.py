@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefloop.evals.policy import PolicyEvaluation
@@ -11,12 +11,19 @@ from prefloop.report import Cell, Reply, Report, Tile, Transcript, format_number
 __all__ = ["write_policy_page"]
 
 
-def write_policy_page(evaluation: PolicyEvaluation, path: Path, name: str, base: str, data: str = "") -> Path:
-    """One HTML page, and its numbers as JSON beside it. `name` and `base` are those of the two models."""
+def write_policy_page(
+    evaluation: PolicyEvaluation, path: Path, name: str, base: str, data: str = "", notes: Sequence[str] = ()
+) -> Path:
+    """One HTML page, and its numbers as JSON beside it.
+
+    Args:
+        name, base: of the two models.
+        notes: sentences that a reader must know.
+    """
     report = Report(
         f"Policy {name} beside {base}",
-        f"One reply of each to {format_number(evaluation.prompts)} prompts{f' ({data})' if data else ''}, with the "
-        "same settings. Intervals are 95%, clustered by conversation.",
+        f"One reply of each to {format_number(evaluation.prompts)} prompts{f' ({data})' if data else ''}, as people "
+        "are shown it. Intervals are 95%, clustered by conversation.",
     )
     tiles = [
         Tile(f"wins by {scorer}", rate, f"over {base}, ties half") for scorer, rate in evaluation.win_rates.items()
@@ -25,8 +32,14 @@ def write_policy_page(evaluation: PolicyEvaluation, path: Path, name: str, base:
         tiles.append(Tile("wins by people", evaluation.people, "of their judgments between the two"))
     if evaluation.kl is not None:
         tiles.append(Tile(f"KL to {base}", evaluation.kl, "nats a reply"))
+    elif evaluation.kl_bound is not None:
+        tiles.append(Tile("KL to its own single replies", evaluation.kl_bound, "nats at most: log k - (k-1)/k"))
     tiles.append(Tile("reply length", evaluation.policy.tokens, f"tokens; {base} {evaluation.base.tokens.value:.1f}"))
     report.tiles(tiles)
+    shown = {name: evaluation.policy_shown, base: evaluation.base_shown}
+    said = [*notes, *(f"{one} shows {what}." for one, what in shown.items() if what), evaluation.kl_note]
+    if any(said):
+        report.bullets([sentence for sentence in said if sentence])
     if evaluation.people is None:
         report.paragraph(
             "People have not compared these two snapshots, so their win rate is not known; collect judgments in a "
@@ -46,17 +59,18 @@ def _scores(report: Report, evaluation: PolicyEvaluation, name: str, base: str) 
         "that the policy was trained against overrates it: what counts is what the others say.",
     )
     report.table(
-        ["scorer", name, base, "win rate"],
+        ["scorer", name, base, f"{name} less {base}", "win rate"],
         [
             [
                 scorer,
                 evaluation.policy.scores[scorer],
                 evaluation.base.scores[scorer],
+                evaluation.differences[scorer],
                 rate,
             ]
             for scorer, rate in evaluation.win_rates.items()
         ],
-        "Mean scores and win rates",
+        "Mean scores, their differences prompt by prompt, and win rates",
     )
     report.table(
         ["scorer", name, base],
@@ -67,18 +81,40 @@ def _scores(report: Report, evaluation: PolicyEvaluation, name: str, base: str) 
         "Correlation of a reply's tokens with its score",
     )
     if len(evaluation.modes) > 1:
-        report.section(
-            "Helpful and harmless prompts apart",
-            "The paper's Figure 14: a policy can be far up on one kind of prompt and hardly moved on the other.",
+        _modes(report, evaluation, name, base)
+
+
+def _modes(report: Report, evaluation: PolicyEvaluation, name: str, base: str) -> None:
+    report.section(
+        "Helpful and harmless prompts apart",
+        "The paper's Figure 14: a policy can be far up on one kind of prompt and hardly moved on the other.",
+    )
+    parts = {f"{_MODES.get(mode, mode)} prompts": part for mode, part in evaluation.modes.items()}
+    for scorer, whole in evaluation.differences.items():
+        report.plot(
+            interval_plot(
+                {**{kind: part.differences[scorer] for kind, part in parts.items()}, "all prompts": whole},
+                title=f"{name} less {base}, by {scorer}",
+                x_label=f"difference of the scores (units of {scorer})",
+                reference=0.0,
+            )
         )
-        report.table(
-            ["prompts", "scorer", name, base, "win rate"],
-            [
-                [f"{_MODES.get(mode, mode)} ({part.prompts})", scorer, part.policy[scorer], part.base[scorer], rate]
-                for mode, part in evaluation.modes.items()
-                for scorer, rate in part.win_rates.items()
-            ],
+    report.plot(
+        interval_plot(
+            {f"{kind}, by {scorer}": rate for kind, part in parts.items() for scorer, rate in part.win_rates.items()},
+            title=f"Win rate of {name} over {base}",
+            x_label="share of prompts, ties half",
+            reference=0.5,
         )
+    )
+    report.table(
+        ["prompts", "scorer", name, base, f"{name} less {base}", "win rate"],
+        [
+            [f"{kind} ({part.prompts})", scorer, part.policy[scorer], part.base[scorer], part.differences[scorer], rate]
+            for kind, part in parts.items()
+            for scorer, rate in part.win_rates.items()
+        ],
+    )
 
 
 _MODES = {"helpful": "helpful", "red_team": "harmless (red-team)"}

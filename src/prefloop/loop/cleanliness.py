@@ -25,8 +25,9 @@ from prefloop.config import NAME, Config
 from prefloop.errors import DataError
 from prefloop.evals import Cleanliness, Suspicion, Treated, evaluate_cleanliness, suspicion
 from prefloop.evals.cleanliness import CLEAN, accuracy_of
+from prefloop.loop.assistants import resolve_model
 from prefloop.loop.data import evenly
-from prefloop.loop.runs import fingerprint, preference_data, resolve_model
+from prefloop.loop.runs import fingerprint, preference_data
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel, conversation_key
 from prefloop.models.responses import encode_prompts

@@ -25,15 +25,15 @@ from prefloop.evals.diagnosis import (
     write_diagnosis,
 )
 from prefloop.loop.data import evenly, kept_pairs, prompts_of, split, stored_pairs
+from prefloop.loop.held_out import training_folder
 from prefloop.loop.optimisation import policy_run
-from prefloop.loop.snapshots import model_path
 from prefloop.models.devices import device_named
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import encode_prompts
 from prefloop.runs import RunFolder
 from prefloop.sandbox import Gold, world
-from prefloop.schema import Interval
+from prefloop.schema import HELD_OUT_SHARE, Interval
 from prefloop.stats import wilson
 from prefloop.store import Store
 from prefloop.train.gauges import HELD_OUT, evaluation_prompts
@@ -89,9 +89,12 @@ def diagnose_run(
     end_path, episodes = _last_snapshot(folder, rows)
     prompts = evaluation_prompts(folder)
     if not prompts and store is not None:
-        prompts = prompts_of(split(stored_pairs(store), 0.1).held_out)
+        prompts = prompts_of(split(stored_pairs(store), HELD_OUT_SHARE).held_out)
     if not prompts:
         raise DataError(f"{folder} kept no evaluation prompts and no workspace holds any; train it again.")
+    known = Gold(world()) if gold else None
+    if known is not None:
+        known.require_known(prompts)
     unknown: dict[str, str] = {}
     place = device_named(device)
     start, end = (load_language_model(path).to(place) for path in (run.policy, end_path))
@@ -100,10 +103,10 @@ def diagnose_run(
     rooms = [window_tokens(start.model) - 1, *(judge.model.room_tokens for judge in judges)]
     room = min(rooms) - run.max_response_tokens
     encoded = encode_prompts(start.renderer, evenly(prompts, _PROMPTS), room).prompts
-    pm_folder = _training_folder(run.preference_model, workspace, store)
+    pm_folder = training_folder(run.preference_model, workspace, store)
     pairs = [] if pm_folder is None else kept_pairs(pm_folder)
     measured = _logged(rows, len(evaluation_prompts(folder))) | measure_replies(
-        start, end, judges, encoded, run.max_response_tokens, pairs, seed, Gold(world()) if gold else None
+        start, end, judges, encoded, run.max_response_tokens, pairs, seed, known
     )
     learned = None if pm_folder is None else learned_accuracy(pm_folder)
     if learned is None:
@@ -200,18 +203,6 @@ def _logged(rows: Sequence[Mapping[str, Any]], prompts: int) -> dict[str, Any]:
         "training_prompts": next((row["prompts/training"] for row in rows if "prompts/training" in row), None),
         "alarms": tuple(row["alarm/name"] for row in rows if "alarm/name" in row),
     }
-
-
-def _training_folder(path: Path, workspace: Workspace | None, store: Store | None) -> Path | None:
-    """The run that trained a PM: around its model, or the one that its snapshot names."""
-    folders = [path.parent]
-    if workspace is not None and store is not None:
-        folders += [
-            workspace.runs / snapshot.run_id
-            for snapshot in store.snapshots(kind="preference_model")
-            if snapshot.run_id and Path(model_path(workspace, snapshot)).resolve() == path.resolve()
-        ]
-    return next((folder for folder in folders if (folder / "metrics.jsonl").is_file()), None)
 
 
 def _judged(

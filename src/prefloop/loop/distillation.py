@@ -9,15 +9,16 @@ from typing import Any
 
 from prefloop.errors import DataError
 from prefloop.evals import DistillEvaluation, evaluate_distillation
+from prefloop.loop.assistants import resolve_model
 from prefloop.loop.data import conversations_of, split, stored_pairs
 from prefloop.loop.example_prompt import example_prompt
-from prefloop.loop.policy_evaluation import evaluation_prompts
-from prefloop.loop.runs import nothing_half_done, require_free_name, resolve_model
+from prefloop.loop.policy_evaluation import prompts_of_pairs, sandbox_prompts
+from prefloop.loop.runs import nothing_half_done, require_free_name
 from prefloop.loop.snapshots import register
 from prefloop.models.language import load_language_model
 from prefloop.runs import RunFolder, write_json
 from prefloop.sandbox import dialogues, world
-from prefloop.schema import Message
+from prefloop.schema import HELD_OUT_SHARE, Message
 from prefloop.store import Store
 from prefloop.store.formats import read_ranked
 from prefloop.train.distill import DistillRun, train_distillation
@@ -81,9 +82,11 @@ def _texts(store: Store, run: DistillRun) -> list[Sequence[Message]]:
 def _behaviour(store: Store, run: DistillRun, prompt: Sequence[Message], student: Path) -> DistillEvaluation | None:
     """On held-out prompts; None where there are none."""
     is_sandbox = run.sandbox_dialogues > 0
-    if not is_sandbox and not stored_pairs(store):
+    pairs = () if is_sandbox else stored_pairs(store)
+    if not is_sandbox and not pairs:
         return None
-    found = evaluation_prompts(store, _PROMPTS, run.seed, is_sandbox=is_sandbox)
+    unseen = split(pairs, HELD_OUT_SHARE).held_out
+    found = sandbox_prompts(store, _PROMPTS, run.seed) if is_sandbox else prompts_of_pairs(unseen, _PROMPTS)
     return evaluate_distillation(
         load_language_model(run.teacher),
         load_language_model(student),

@@ -30,6 +30,7 @@ from prefloop.train.preference import train_preference
 from prefloop.train.preference_settings import PreferenceRun
 
 FEW_JUDGMENTS: dict[str, Any] = {
+    "held_out_share": 0.0,
     "pairs_per_step": 16,
     "learning_rate": 4e-4,
     "schedule": "cosine",

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.errors import DataError, NotFoundError
+from prefloop.evals.replies import scores_of
 from prefloop.loop.runs import load_preference_model
+from prefloop.models.responses import Prompt
+from prefloop.sandbox import Gold, world
 from prefloop.schema import Message, Scorer
 from prefloop.store import Store
 from prefloop.train.gauges import EvaluatedReply, evaluated_replies, evaluation_prompts
@@ -22,20 +25,24 @@ def measure_optimisation(
     runs: Sequence[str],
     preference_models: Sequence[str],
     html: Path | None,
+    *,
+    gold: bool = False,
     device: str = "auto",
 ) -> dict[str, Any]:
     """The gauges of each run, on a page (by default `optimisation.html` in the run's folder, or in `runs/`).
 
     Args:
         preference_models: further PMs that score the replies which the runs kept.
+        gold: the tiny world's known preference scores them too (sandbox runs only).
 
     Errors:
+        ConfigError: `gold` for prompts that are not of the tiny world.
         NotFoundError: no such run.
         DataError: a run without snapshots, or one that kept no replies for further PMs.
     """
     folders = [policy_run(workspace, run) for run in runs]
     judges = {name: load_preference_model(workspace, store, name, device) for name in preference_models}
-    found = [_measured(folder, judges) for folder in folders]
+    found = [_measured(folder, judges, Gold(world()) if gold else None) for folder in folders]
     path = html or (folders[0] if len(folders) == 1 else workspace.runs) / "optimisation.html"
     write_optimisation_report(found, path)
     return {"runs": {run.name: _summary(run) for run in found}, "report": str(path)}
@@ -58,20 +65,27 @@ def policy_run(workspace: Workspace, run: str) -> Path:
     raise NotFoundError(f"{count[0].upper()}{count[1:]} called {run!r} in {workspace.runs} (there are: {known}).")
 
 
-def _measured(folder: Path, judges: Mapping[str, Scorer]) -> Optimisation:
-    if not judges:
+def _measured(folder: Path, judges: Mapping[str, Scorer], gold: Gold | None) -> Optimisation:
+    if not judges and gold is None:
         return read_optimisation(folder)
     replies, prompts = evaluated_replies(folder), evaluation_prompts(folder)
     if not replies:
-        raise DataError(f"{folder} kept no replies for further PMs to score; train it again, or leave --pm out.")
-    return optimisation(folder.name, {episodes: _scored(rows, prompts, judges) for episodes, rows in replies.items()})
+        raise DataError(f"{folder} kept no replies to score again; train it again, or leave --pm and --gold out.")
+    if gold is not None:
+        gold.require_known(prompts)
+    return optimisation(
+        folder.name, {episodes: _scored(rows, prompts, judges, gold) for episodes, rows in replies.items()}
+    )
 
 
 def _scored(
-    rows: Sequence[EvaluatedReply], prompts: Sequence[Sequence[Message]], judges: Mapping[str, Scorer]
+    rows: Sequence[EvaluatedReply],
+    prompts: Sequence[Sequence[Message]],
+    judges: Mapping[str, Scorer],
+    gold: Gold | None,
 ) -> list[EvaluatedReply]:
-    conversations = [(*prompts[row.prompt], Message(role="assistant", text=row.reply)) for row in rows]
-    scores = {name: judge.score(conversations) for name, judge in judges.items()}
+    asked = [Prompt(tuple(prompts[row.prompt]), []) for row in rows]
+    scores = scores_of(asked, [row.reply for row in rows], judges, gold)
     return [
         row.model_copy(update={"scores": {**row.scores, **{name: values[i] for name, values in scores.items()}}})
         for i, row in enumerate(rows)
@@ -89,7 +103,7 @@ def _summary(run: Optimisation) -> dict[str, Any]:
         "scorers": {
             track.name: {
                 "role": track.role,
-                "rise_at_end": track.rises[-1].value,
+                "rise_at_end": track.rises[-1].model_dump(mode="json"),
                 "linear_r_squared": None if track.linear is None else track.linear.fit.r_squared,
                 "parted_at_episodes": None if track.parted is None else track.parted.episodes,
             }

@@ -6,10 +6,11 @@ comparison of the workspace; there the known preference judges too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from prefloop.errors import DataError
+from prefloop.errors import ConfigError, DataError
 from prefloop.evals import (
     BestOfEvaluation,
     PolicyEvaluation,
@@ -19,29 +20,40 @@ from prefloop.evals import (
     people_win_rate,
 )
 from prefloop.evals.replies import KnownPreference
-from prefloop.loop.data import Context, evenly, split, stored_pairs
-from prefloop.loop.runs import load_policy, load_preference_model
+from prefloop.loop.assistants import Assistant, load_assistant, resolve_model
+from prefloop.loop.data import Context, evenly, stored_pairs
+from prefloop.loop.held_out import HeldOut, held_out
+from prefloop.models.devices import device_named
 from prefloop.models.language import window_tokens
+from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import same_tokens
 from prefloop.models.sampling import TorchSampler
 from prefloop.sandbox import Gold, Population, draw_prompts, is_harmful, world
 from prefloop.sandbox.limits import known_pairs
 from prefloop.schema import Mode, PreferencePair, SamplingSettings
+from prefloop.stats import best_of_kl_bound
 from prefloop.store import Store
 from prefloop.workspace import Workspace
 
 _SANDBOX_SEED = 5_000_011
 """Added to the seed of prompts of the tiny world, so that no training run draws the same ones."""
 _MOST_COMPARISONS = 1000
-HELD_OUT_SHARE = 0.1
-"""Of the conversations, as `prefloop train policy` keeps them from its prompts."""
 
 
 class Compared(NamedTuple):
-    """An evaluation and the description of its prompts."""
+    """An evaluation, the description of its prompts, and sentences that a reader must know."""
 
     evaluation: PolicyEvaluation
     data: str
+    notes: tuple[str, ...]
+
+
+class BestOf(NamedTuple):
+    """The same of a best-of-n evaluation."""
+
+    evaluation: BestOfEvaluation
+    data: str
+    notes: tuple[str, ...]
 
 
 class EvaluationPrompts(NamedTuple):
@@ -53,24 +65,26 @@ class EvaluationPrompts(NamedTuple):
     gold: KnownPreference | None
 
 
-def evaluation_prompts(store: Store, count: int, seed: int, *, is_sandbox: bool) -> EvaluationPrompts:
-    """At most `count` different contexts that nobody trained on.
+def sandbox_prompts(store: Store, count: int, seed: int) -> EvaluationPrompts:
+    """Fresh contexts of the tiny world, of which none is in a comparison of the workspace."""
+    known = {pair.context for pair in store.pairs()}
+    contexts = draw_prompts(world(), seed + _SANDBOX_SEED, count, exclude=known)
+    modes = [Mode.RED_TEAM if is_harmful(world(), context) else Mode.HELPFUL for context in contexts]
+    return EvaluationPrompts(contexts, modes, [str(place) for place in range(count)], Gold(world()))
+
+
+def prompts_of_pairs(pairs: Sequence[PreferencePair], count: int) -> EvaluationPrompts:
+    """At most `count` different contexts of held-out comparisons.
 
     Errors:
-        DataError: the workspace holds no comparisons to take contexts from.
+        DataError: no comparisons.
     """
-    if is_sandbox:
-        known = {pair.context for pair in store.pairs()}
-        contexts = draw_prompts(world(), seed + _SANDBOX_SEED, count, exclude=known)
-        modes = [Mode.RED_TEAM if is_harmful(world(), context) else Mode.HELPFUL for context in contexts]
-        return EvaluationPrompts(contexts, modes, [str(place) for place in range(count)], Gold(world()))
-    held_out = split(stored_pairs(store), HELD_OUT_SHARE).held_out
-    if not held_out:
+    if not pairs:
         raise DataError("The workspace holds no held-out comparisons to take prompts from; import or collect some.")
-    first = {pair.context: pair for pair in reversed(held_out)}
-    pairs = evenly([pair for pair in held_out if first[pair.context] is pair], count)
+    first = {pair.context: pair for pair in reversed(pairs)}
+    taken = evenly([pair for pair in pairs if first[pair.context] is pair], count)
     return EvaluationPrompts(
-        [pair.context for pair in pairs], [pair.mode for pair in pairs], [pair.conversation_id for pair in pairs], None
+        [pair.context for pair in taken], [pair.mode for pair in taken], [pair.conversation_id for pair in taken], None
     )
 
 
@@ -82,51 +96,68 @@ def compare_policies(
     preference_models: Sequence[str],
     *,
     prompts: int,
-    max_response_tokens: int,
+    max_response_tokens: int | None = None,
     seed: int,
     is_sandbox: bool,
     device: str = "auto",
 ) -> Compared:
     """`prefloop eval policy`: one reply of each to held-out prompts, and what held-out comparisons say of both.
 
+    A snapshot answers as it is shown: after its example prompt, under its sampling settings, with the best of its k.
+
+    Args:
+        max_response_tokens: of both; None takes each snapshot's own.
+
     Errors:
-        DataError: nothing to take prompts from, no scorer, or a policy with another tokenizer than its base.
+        ConfigError: nothing scores.
+        DataError: nothing to take prompts from, or a policy with another tokenizer than its base.
     """
-    policy, start = (load_policy(workspace, store, name, device) for name in (model, base))
+    if not preference_models and not is_sandbox:
+        raise ConfigError(
+            "Nothing scores the replies; name a preference model with --pm, or in a workspace of the tiny world give "
+            "--sandbox, and its known preference scores."
+        )
+    policy, start = (load_assistant(workspace, store, name, device) for name in (model, base))
     if not same_tokens(policy.renderer, start.renderer):
         raise DataError(f"{model!r} and {base!r} have different tokenizers; name the base that the policy came from.")
-    scorers = {name: load_preference_model(workspace, store, name, device) for name in preference_models}
-    found = evaluation_prompts(store, prompts, seed, is_sandbox=is_sandbox)
+    paths = {name: resolve_model(workspace, store, Path(name)) for name in preference_models}
+    scorers = {name: PreferenceModel.load(path).to(device_named(device)) for name, path in paths.items()}
+    unseen = _unseen(workspace, store, paths, is_sandbox)
+    found = sandbox_prompts(store, prompts, seed) if is_sandbox else prompts_of_pairs(unseen.pairs, prompts)
+    settings = _settings([policy, start], max_response_tokens)
+    room = min(one.room_tokens(settings.max_response_tokens) for one in (policy, start))
     evaluation = evaluate_policy(
-        TorchSampler(policy.model, policy.renderer, model),
-        TorchSampler(start.model, start.renderer, base),
+        policy.sampler(found.contexts, room),
+        start.sampler(found.contexts, room),
         found.contexts,
         scorers,
         policy.renderer,
         gold=found.gold,
-        reference=start.model,
-        settings=SamplingSettings(max_response_tokens=max_response_tokens),
-        room_tokens=window_tokens(policy.model) - max_response_tokens,
+        reference=start.model if start.is_plain else None,
+        settings=settings,
+        room_tokens=room,
         clusters=found.clusters,
         modes=[mode.value for mode in found.modes],
         seed=seed,
     )
     ids = {snapshot.name: snapshot.id for snapshot in store.snapshots()}
-    update: dict[str, object] = {}
+    update: dict[str, object] = {"policy_shown": policy.shown, "base_shown": start.shown}
+    if evaluation.kl is None:
+        update["kl_note"] = _kl_note(policy, start)
+    if policy.snapshot.best_of_k > 1:
+        update["kl_bound"] = best_of_kl_bound(policy.snapshot.best_of_k)
     if model in ids and base in ids:
         update["people"] = people_win_rate(store.pairs(), ids[model], ids[base])
-    held_out: Sequence[PreferencePair]
+    pairs = unseen.pairs
     if is_sandbox:  # judged afresh: PMs of a round have seen every comparison of the workspace
-        sampler, people = TorchSampler(start.model, start.renderer, base), Population(seed=seed).traits()
-        held_out = [known.pair for known in known_pairs(sampler, start.renderer, world(), found.contexts, people, seed)]
-    else:
-        held_out = split(stored_pairs(store), HELD_OUT_SHARE).held_out
-    if held_out:
+        weights, people = TorchSampler(start.model, start.renderer, base), Population(seed=seed).traits()
+        pairs = [known.pair for known in known_pairs(weights, start.renderer, world(), found.contexts, people, seed)]
+    if pairs and not (policy.snapshot.prompt or start.snapshot.prompt):
         update["logp_accuracy"] = logp_accuracy(
             policy.model,
             start.model,
             policy.renderer,
-            evenly(held_out, _MOST_COMPARISONS),
+            evenly(pairs, _MOST_COMPARISONS),
             scorers,
             min([window_tokens(policy.model), *(scorer.max_tokens for scorer in scorers.values())]),
         )
@@ -134,7 +165,7 @@ def compare_policies(
     data = f"{_source(is_sandbox)}, base {base}"
     if model in ids:
         store.add_eval_results(evaluation.results(ids[model], data))
-    return Compared(evaluation, data)
+    return Compared(evaluation, data, unseen.notes)
 
 
 def best_of(
@@ -148,43 +179,71 @@ def best_of(
     prompts: int,
     samples: int,
     beside: int,
-    max_response_tokens: int,
+    max_response_tokens: int | None = None,
     seed: int,
     is_sandbox: bool,
     device: str = "auto",
-) -> BestOfEvaluation:
+) -> BestOf:
     """`prefloop eval best-of`: the curve of `model` picked by `picker`, and policies set beside it.
+
+    A snapshot answers as it is shown, so the best of n of one that shows the best of 4 has 4n replies behind it.
 
     Errors:
         DataError: nothing to take prompts from, or a policy with another tokenizer.
     """
-    start = load_policy(workspace, store, model, device)
-    others: dict[str, TorchSampler] = {}
-    for name in policies:
-        other = load_policy(workspace, store, name, device)
+    start = load_assistant(workspace, store, model, device)
+    others = {name: load_assistant(workspace, store, name, device) for name in policies}
+    for name, other in others.items():
         if not same_tokens(start.renderer, other.renderer):
             raise DataError(f"{name!r} and {model!r} have different tokenizers; evaluate each by itself.")
-        others[name] = TorchSampler(other.model, other.renderer, name)
-    found = evaluation_prompts(store, prompts, seed, is_sandbox=is_sandbox)
+    paths = {name: resolve_model(workspace, store, Path(name)) for name in dict.fromkeys((picker, *judges))}
+    unseen = _unseen(workspace, store, paths, is_sandbox)
+    found = sandbox_prompts(store, prompts, seed) if is_sandbox else prompts_of_pairs(unseen.pairs, prompts)
+    settings = _settings([start, *others.values()], max_response_tokens)
+    room = min(one.room_tokens(settings.max_response_tokens) for one in (start, *others.values()))
     evaluation = evaluate_best_of(
-        TorchSampler(start.model, start.renderer, model),
+        start.sampler(found.contexts, room),
         found.contexts,
         picker,
-        {name: load_preference_model(workspace, store, name, device) for name in dict.fromkeys((picker, *judges))},
+        {name: PreferenceModel.load(path).to(device_named(device)) for name, path in paths.items()},
         start.renderer,
         samples=samples,
         gold=found.gold,
-        policies=others,
+        policies={name: other.sampler(found.contexts, room) for name, other in others.items()},
         beside=beside,
-        reference=start.model if others else None,
-        settings=SamplingSettings(max_response_tokens=max_response_tokens),
-        room_tokens=window_tokens(start.model) - max_response_tokens,
+        reference=start.model if others and start.is_plain else None,
+        settings=settings,
+        room_tokens=room,
         clusters=found.clusters,
         seed=seed,
     )
+    shown = {name: one.shown for name, one in {model: start, **others}.items() if one.shown}
+    evaluation = evaluation.model_copy(update={"shown": shown})
+    data = _source(is_sandbox)
     if any(snapshot.name == model for snapshot in store.snapshots()):
-        store.add_eval_results(evaluation.results(store.snapshot(model).id, _source(is_sandbox)))
-    return evaluation
+        store.add_eval_results(evaluation.results(store.snapshot(model).id, data))
+    return BestOf(evaluation, data, unseen.notes)
+
+
+def _unseen(workspace: Workspace, store: Store, paths: Mapping[str, Path], is_sandbox: bool) -> HeldOut:
+    """Held-out comparisons of the workspace; in the sandbox everything is fresh, so none are needed."""
+    return HeldOut((), ()) if is_sandbox else held_out(workspace, store, stored_pairs(store), paths)
+
+
+def _settings(assistants: Sequence[Assistant], max_response_tokens: int | None) -> SamplingSettings:
+    """What all are asked for; each has its own settings below that, and its own length where none is given."""
+    own = [assistant.snapshot.sampling.max_response_tokens for assistant in assistants]
+    windows = [window_tokens(assistant.model) for assistant in assistants]
+    return SamplingSettings(max_response_tokens=min(max_response_tokens or max(own), min(windows) - 1))
+
+
+def _kl_note(policy: Assistant, base: Assistant) -> str:
+    """Why the KL is not measured."""
+    if not base.is_plain:
+        return f"How likely {base.snapshot.name} finds another's reply is not known: it shows {base.shown}."
+    if policy.shown:
+        return f"How likely {policy.snapshot.name} finds its own replies is not known: it shows {policy.shown}."
+    return "Some replies were cut at a stop string, and how likely such a reply is, is not known."
 
 
 def _source(is_sandbox: bool) -> str:

@@ -154,8 +154,9 @@ def _trained_on_some(workspace: Workspace, store: Store, models: Sequence[str], 
         run = json.loads(settings.read_text(encoding="utf-8"))
         kept, is_sandbox = run.get("held_out_share", 1.0), run.get("sandbox_contrasts") or run.get("sandbox_judgments")
         if kept < held_out_share and not is_sandbox:
+            then = f"evaluate with --held-out-share {kept:g}" if kept else "train one that holds some out to compare"
             notes.append(
                 f"{name} was trained with {kept:g} of the conversations held out and is evaluated on "
-                f"{held_out_share:g} of them, so it has seen some; evaluate with --held-out-share {kept:g}."
+                f"{held_out_share:g} of them, so it has seen some; {then}."
             )
     return notes

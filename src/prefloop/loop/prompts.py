@@ -7,13 +7,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from prefloop.loop.assistants import resolve_model
 from prefloop.loop.data import split, stored_pairs
-from prefloop.loop.policy_evaluation import HELD_OUT_SHARE
-from prefloop.loop.runs import resolve_model
 from prefloop.models.devices import device_named
 from prefloop.models.language import load_language_model
 from prefloop.runs import RunFolder, write_json
-from prefloop.schema import Mode, PreferencePair
+from prefloop.schema import HELD_OUT_SHARE, Mode, PreferencePair
 from prefloop.train.prompts import PromptsRun, generate_prompts
 from prefloop.workspace import Workspace
 

@@ -10,8 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefloop.errors import ConfigError, DataError, ModelError, TrainingError, UserError
+from prefloop.errors import ConfigError, DataError, TrainingError, UserError
 from prefloop.evals import evaluate_preference, write_preference_report
+from prefloop.loop.assistants import resolve_model
 from prefloop.loop.data import (
     conversations_of,
     evenly,
@@ -24,9 +25,10 @@ from prefloop.loop.data import (
     some_stored,
     split,
 )
+from prefloop.loop.held_out import held_out
 from prefloop.loop.learning_rates import with_language_rate
 from prefloop.loop.prompt_sources import training_prompts
-from prefloop.loop.snapshots import model_path, register
+from prefloop.loop.snapshots import register
 from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.devices import device_named
 from prefloop.models.language import LanguageModel, load_language_model
@@ -34,11 +36,11 @@ from prefloop.models.preference import PreferenceModel
 from prefloop.models.sampling import TorchSampler
 from prefloop.pair_file import picked
 from prefloop.runs import RunFolder
-from prefloop.sandbox import Population, assistants, contrast_pairs, dialogues, draw_prompts, world
+from prefloop.sandbox import Gold, Population, assistants, contrast_pairs, dialogues, draw_prompts, world
 from prefloop.sandbox.contrasts import PRE_TRAINING_WAYS
 from prefloop.sandbox.limits import contrast_accuracy, known_pairs
-from prefloop.sandbox.tiny import CHAT_MODEL, SHIPPED, tiny_model
-from prefloop.schema import Interval, Message, PreferencePair
+from prefloop.sandbox.tiny import CHAT_MODEL, tiny_model
+from prefloop.schema import HELD_OUT_SHARE, Interval, Message, PreferencePair
 from prefloop.store import Store
 from prefloop.store.formats import ranked_pairs, read_ranked
 from prefloop.train.lm import LanguageRun, train_language_model
@@ -201,12 +203,12 @@ def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) 
         pairs = kept(contrast_pairs(world(), run.seed, run.sandbox_contrasts, ways=PRE_TRAINING_WAYS), disk)
     else:
         pairs = some_stored(store, "comparisons to train on", run.mode, run.tranche, folder=disk)
-    training, held_out = split(pairs, run.held_out_share)
+    training, evaluation = split(pairs, run.held_out_share)
     if not training:
         raise DataError(
             f"{len(pairs)} comparisons leave none to train on at held_out_share = {run.held_out_share:g}; lower it."
         )
-    return _PreferenceData(chosen_for(run, half_for(run, training)), held_out)
+    return _PreferenceData(chosen_for(run, half_for(run, training)), evaluation)
 
 
 def half_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> Sequence[PreferencePair]:
@@ -229,6 +231,7 @@ class _PolicyData(NamedTuple):
     training: Sequence[PreferencePair]
     prompts: list[tuple[Message, ...]]
     evaluation: list[tuple[Message, ...]]
+    notes: tuple[str, ...]
 
 
 def _policy_data(workspace: Workspace, store: Store, run: PolicyRun) -> _PolicyData:
@@ -238,9 +241,19 @@ def _policy_data(workspace: Workspace, store: Store, run: PolicyRun) -> _PolicyD
     }
     watching = {name: resolve_model(workspace, store, path) for name, path in run.watching_preference_models.items()}
     run = run.model_copy(update=update | {"watching_preference_models": watching})
-    training, held_out = split(some_stored(store, "comparisons to take prompts from"), 0.1)
+    pairs = some_stored(store, "comparisons to take prompts from")
+    training = split(pairs, HELD_OUT_SHARE).training
+    judges = {
+        "preference_model": run.preference_model,
+        "held_out_preference_model": run.held_out_preference_model,
+        **watching,
+    }
+    unseen = held_out(workspace, store, pairs, judges)
+    evaluation = evenly(prompts_of(unseen.pairs), _EVALUATION_PROMPTS)
+    if run.gold:
+        Gold(world()).require_known(evaluation)
     prompts = training_prompts(training, run.prompts, run.seed)
-    return _PolicyData(run, training, prompts, evenly(prompts_of(held_out), _EVALUATION_PROMPTS))
+    return _PolicyData(run, training, prompts, evaluation, unseen.notes)
 
 
 def estimate_policy_run(workspace: Workspace, run: PolicyRun) -> dict[str, Any]:
@@ -248,7 +261,12 @@ def estimate_policy_run(workspace: Workspace, run: PolicyRun) -> dict[str, Any]:
     with workspace.store() as store:
         data = _policy_data(workspace, store, run)
     estimate = estimate_policy(data.run, data.prompts, data.evaluation)
-    found = {"settings": run.model_dump(mode="json"), "prompts": len(data.prompts), "estimate": estimate._asdict()}
+    found = {
+        "settings": run.model_dump(mode="json"),
+        "prompts": len(data.prompts),
+        "notes": list(data.notes),
+        "estimate": estimate._asdict(),
+    }
     if run.sampler_url is not None:
         found["sampler"] = f"{run.sampler_url} answers, and drew the replies of the estimate from weights sent to it"
     return found
@@ -258,7 +276,7 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
     """`prefloop train policy`: the prompts are the contexts of the workspace's comparisons, and generated ones."""
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
-        run, training, prompts, evaluation = _policy_data(workspace, store, run)
+        run, training, prompts, evaluation, notes = _policy_data(workspace, store, run)
         processes = Processes.of_environment()  # under torchrun: one makes the folder, then the others find it
         if not processes.is_first:
             processes.wait()
@@ -273,7 +291,8 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
         if processes.is_first:
             processes.wait()
         with nothing_half_done(folder) if processes.is_first else contextlib.nullcontext():
-            result = train_policy(run, prompts, folder, evaluation, resume=resume)
+            gold = Gold(world()) if run.gold else None
+            result = train_policy(run, prompts, folder, evaluation, resume=resume, gold=gold)
         if not processes.is_first:
             return {"run": str(folder.path), "process": processes.rank}
         snapshot = register(workspace, store, run.name, result.best.path, run_id=folder.path.name)
@@ -284,8 +303,10 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
         "score_train": result.best.score_train.model_dump(mode="json"),
         "score_held_out": result.best.score_held_out.model_dump(mode="json"),
         "score_held_out_at_start": result.snapshots[0].score_held_out.model_dump(mode="json"),
+        "score_gold": None if result.best.score_gold is None else result.best.score_gold.model_dump(mode="json"),
         "kl": result.best.kl.model_dump(mode="json"),
         "alarms": list(result.alarms),
+        "notes": list(notes),
         "report": result.report,
     }
 
@@ -299,26 +320,6 @@ def nothing_half_done(folder: RunFolder) -> Iterator[None]:
         if not folder.metrics() and latest_checkpoint(folder.checkpoints) is None:
             shutil.rmtree(folder.path)
         raise
-
-
-def resolve_model(workspace: Workspace | None, store: Store | None, path: Path) -> Path:
-    """A model folder; where there is none at `path`, the snapshot of that name, or a model that ships.
-
-    Without a workspace there are no snapshots.
-
-    Errors:
-        ModelError: none of them.
-    """
-    if path.is_dir():
-        return path
-    name = path.name
-    names = [] if store is None else [snapshot.name for snapshot in store.snapshots()]
-    if workspace is not None and store is not None and name in names:
-        return Path(model_path(workspace, store.snapshot(name)))
-    if name in SHIPPED:
-        return tiny_model(name)
-    known = ", ".join(names) or "none"
-    raise ModelError(f"{path} is no model folder and {name!r} is no snapshot (there are: {known}); check the name.")
 
 
 def fingerprint(pairs: Iterable[PreferencePair]) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from prefloop.config import NAME, Config
 from prefloop.errors import ConfigError, DataError, TrainingError, UserError
 from prefloop.evals import ScanEvaluation, Trial, evaluate_scan, write_scan_report
 from prefloop.evals.preference import word_differences
+from prefloop.loop.assistants import resolve_model
 from prefloop.loop.data import evenly, half_of, held_out_in_fold, some_stored
 from prefloop.loop.learning_rates import with_language_rate
 from prefloop.loop.preference_evaluation import word_regressions
-from prefloop.loop.runs import chosen_for, fingerprint, preference_data, resolve_model
+from prefloop.loop.runs import chosen_for, fingerprint, preference_data
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder, write_json
 from prefloop.schema import PreferencePair

@@ -120,7 +120,13 @@ def preference(bench: Bench) -> dict[str, Any]:
     for half, part in halves.items():
         if not part:
             raise DataError(f"Half {half} of {len(pairs)} judged comparisons is empty; collect more conversations.")
-        run = PreferenceRun(name=bench.name(f"pm-{half}"), start=start, seed=bench.settings.seed, **settings)
+        run = PreferenceRun(
+            name=bench.name(f"pm-{half}"),
+            start=start,
+            held_out_share=0.0,  # a round evaluates on fresh prompts, not on a part of what was judged
+            seed=bench.settings.seed,
+            **settings,
+        )
         data = part + mixed_in
         resume = RunFolder.exists(bench.workspace.runs, "preference", run, run.name)
         folder = RunFolder.create(

@@ -37,6 +37,7 @@ __all__ = [
     "kl_to_reference",
     "pack_responses",
     "padded",
+    "require_finite",
     "response_logps",
     "response_mask",
     "same_tokens",
@@ -216,7 +217,11 @@ def same_tokens(one: Renderer, other: Renderer) -> bool:
 
 
 def score_replies(
-    preference_model: PreferenceModel, renderer: Renderer, prompts: Sequence[Prompt], samples: Sequence[Sample]
+    preference_model: PreferenceModel,
+    renderer: Renderer,
+    prompts: Sequence[Prompt],
+    samples: Sequence[Sample],
+    who: str = "The preference model",
 ) -> list[float]:
     """Raw PM scores of sampled replies, read where the PM reads them; a reply that was cut off is closed.
 
@@ -224,6 +229,7 @@ def score_replies(
 
     Args:
         renderer: of the policy that sampled.
+        who: what an error calls the preference model.
 
     Errors:
         ModelError: a score is not a finite number.
@@ -247,9 +253,15 @@ def score_replies(
                 for prompt, sample in zip(prompts, samples, strict=True)
             ]
         )
-    broken = next((score for score in scores if not abs(score) < float("inf")), None)
-    if broken is not None:
-        raise ModelError(
-            f"The preference model gives the score {broken}; its weights are damaged or overflow, train it again."
-        )
+    require_finite(scores, who)
     return scores
+
+
+def require_finite(scores: Sequence[float], who: str) -> None:
+    """Errors: ModelError where a score of the preference model that `who` names is not a finite number."""
+    broken = [score for score in scores if not abs(score) < float("inf")]
+    if broken:
+        raise ModelError(
+            f"{who} gives the score {broken[0]} to {len(broken)} of {len(scores)} replies; its weights are damaged or "
+            "overflow: train it again."
+        )

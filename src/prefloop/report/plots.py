@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, pairwise
+from types import MappingProxyType
 from typing import Any
 
 from prefloop.errors import DataError
@@ -85,10 +86,14 @@ def line_plot(
     x_label: str,
     y_label: str,
     log_x: bool = False,
-    marker: Marker | None = None,
+    markers: Sequence[Marker] = (),
     y_range: tuple[float, float] | None = None,
+    fitted: Mapping[str, Series] = MappingProxyType({}),
 ) -> Plot:
     """Several series over one x axis. Labels carry their units.
+
+    Args:
+        fitted: by name of a series the curve fitted to it, drawn in its colour; its own points are not joined then.
 
     Errors:
         DataError: no finite point at all, sequences of different lengths, x <= 0 on a logarithmic axis.
@@ -97,7 +102,11 @@ def line_plot(
     with _figure() as (figure, axes, save):
         for line, (colour, dash, mark) in zip(series, _looks(), strict=False):
             shown = mark if len(line.x) <= 40 else None
-            axes.plot(line.x, line.y, color=colour, linestyle=dash, marker=shown, label=line.name)
+            curve = fitted.get(line.name)
+            joined = "" if curve else dash
+            axes.plot(line.x, line.y, color=colour, linestyle=joined, marker=mark if curve else shown, label=line.name)
+            if curve:
+                axes.plot(curve.x, curve.y, color=colour, linestyle=dash, linewidth=1.4, label=curve.name)
             if line.low is not None and line.high is not None:
                 axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
         if log_x:
@@ -106,10 +115,10 @@ def line_plot(
             axes.locator_params(axis="x", integer=True)  # there is no turn 1.5
         if y_range is not None:
             axes.set_ylim(*y_range)
-        if marker is not None:
-            axes.axvline(marker.x, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)), label=marker.label)
+        for marker, dash in zip(markers, ((0, (4, 2)), (0, (1, 2))), strict=False):
+            axes.axvline(marker.x, color=_INK, linewidth=1.2, linestyle=dash, label=marker.label)
         axes.set(xlabel=x_label, ylabel=y_label)
-        if len(series) > 1 or marker is not None:
+        if len(series) > 1 or markers or fitted:
             _legend(figure)
         svg = save(title)
     has_band = any(line.low is not None for line in series)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prefloop.errors import ConfigError
 from prefloop.sandbox.language import Request, Sentence, World, speaks_of
 from prefloop.schema import Message
 
@@ -54,6 +55,15 @@ class Gold:
         side = self._harmless_side if request.kind.harmful else self._helpful_side
         value = side(request, sentences, self._given(context)) + self._manners(sentences)
         return max(value, UNREADABLE)
+
+    def require_known(self, contexts: Sequence[Sequence[Message]]) -> None:
+        """Errors: ConfigError where most of the contexts are not of the tiny world, so that nothing would be known."""
+        strange = sum(self.world.read_request(context) is None for context in contexts)
+        if 2 * strange > len(contexts):
+            raise ConfigError(
+                f"The known preference knows the tiny world alone, and {strange} of {len(contexts)} prompts are not of "
+                "it; leave gold out."
+            )
 
     def is_right(self, context: Sequence[Message], reply: str) -> bool:
         """True where the reply speaks of what was asked for, and of nothing else."""

@@ -12,7 +12,7 @@ from prefloop.stats.bias import LengthBias, length_bias, logit, logit_point, pos
 from prefloop.stats.calibration import AboveThreshold, Calibration, CalibrationBin, accuracy_above, calibration
 from prefloop.stats.concentration import gini, top_share
 from prefloop.stats.cycles import Cycles, cycles
-from prefloop.stats.diversity import effective_kinds, mean_difference, rarefied_kinds
+from prefloop.stats.diversity import distinct_share, effective_kinds, mean_difference, rarefied_kinds
 from prefloop.stats.duplicates import NearDuplicate, duplicate_groups, near_duplicates, normalised
 from prefloop.stats.fits import (
     LEAST_POINTS,
@@ -90,6 +90,7 @@ __all__ = [
     "cohen_kappa",
     "coin_chances",
     "cycles",
+    "distinct_share",
     "duplicate_groups",
     "effective_kinds",
     "elo",

@@ -13,7 +13,7 @@ from scipy import sparse, special
 
 from prefloop.errors import DataError
 from prefloop.schema import Interval
-from prefloop.stats.intervals import LEVEL, Floats, Ints
+from prefloop.stats.intervals import LEVEL, Floats, Ints, Labels, observation_codes
 
 _DRAWS = 100
 
@@ -70,6 +70,35 @@ def mean_difference(items: Sequence[Ints]) -> Interval:
     deviation = float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
     half = deviation * float(special.stdtrit(n - 1, 0.5 + LEVEL / 2))
     return Interval(value=float(value), low=max(float(value) - half, 0.0), high=min(float(value) + half, 1.0), n=n)
+
+
+def distinct_share(items: Sequence[Ints], clusters: Labels | None = None) -> Interval:
+    """Different codes over all codes of the items, a code counted as often as it stands there. Interval by jackknife.
+
+    It falls with the number of items, so two sets compare at one size alone.
+
+    Args:
+        clusters: label of each item; the jackknife leaves out a cluster at a time.
+
+    Errors:
+        DataError: fewer than three clusters with a code.
+    """
+    sizes = np.array([len(item) for item in items], dtype=np.int64)
+    codes = np.concatenate([*items, np.zeros(0, dtype=np.int64)]).astype(np.int64)
+    owner = np.repeat(observation_codes(clusters, len(items)), sizes)
+    m = len(np.unique(owner))
+    if m < 3:
+        raise DataError(f"{m} texts do not show how varied somebody writes; 3 are needed.")
+    pairs = np.unique(np.column_stack([codes, owner]), axis=0)  # each code of a cluster once
+    _, first, owners = np.unique(pairs[:, 0], return_index=True, return_counts=True)
+    width = int(owner.max()) + 1
+    alone = np.bincount(pairs[first[owners == 1], 1], minlength=width)  # codes that no other cluster has
+    held = np.bincount(owner, minlength=width)
+    value = len(owners) / len(codes)
+    without = ((len(owners) - alone) / (len(codes) - held))[held > 0]
+    deviation = float(np.sqrt((m - 1) / m * ((without - without.mean()) ** 2).sum()))
+    half = deviation * float(special.stdtrit(m - 1, 0.5 + LEVEL / 2))
+    return Interval(value=value, low=max(value - half, 0.0), high=min(value + half, 1.0), n=len(codes), clusters=m)
 
 
 def _incidence(items: Sequence[Ints]) -> sparse.csr_array:

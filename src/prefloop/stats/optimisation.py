@@ -50,6 +50,11 @@ class RiseFit(Noun):
     peak_rise: float | None = None
     peak_is_seen: bool = Field(description="the peak lies within the distances that were measured")
 
+    def rises(self, d: Floats) -> Floats:
+        """The fitted rise at each distance; 0 at the start."""
+        x = np.where(d > 0, d, 1.0)
+        return np.asarray(np.where(d > 0, self.a.value * x + self.b.value * _BEND[self.form](x), 0.0))
+
 
 class LinearPart(Noun):
     """How far the score is a straight line in sqrt(KL)."""

@@ -39,7 +39,7 @@ from prefloop.models.responses import same_tokens
 from prefloop.models.trie import pack, packed_hidden, require_exact
 from prefloop.report import Report, Series, Tile, line_plot
 from prefloop.runs import RunFolder
-from prefloop.schema import Interval, Message
+from prefloop.schema import HELD_OUT_SHARE, Interval, Message
 from prefloop.stats import clustered_ratio
 from prefloop.train.distill_targets import (
     DistillText,
@@ -68,7 +68,9 @@ class DistillRun(Config):
     ranked_files: tuple[Path, ...] = Field(
         (), description="questions of these files with their best answers, beside the other texts"
     )
-    held_out_share: float = Field(0.1, ge=0.0, lt=1.0, description="of the workspace's conversations left out")
+    held_out_share: float = Field(
+        HELD_OUT_SHARE, ge=0.0, lt=1.0, description="of the workspace's conversations left out"
+    )
     held_out_texts: int = Field(100, ge=0, description="taken from the end of the texts for distill/held_out_kl")
     targets: Literal["all", "replies"] = Field("all", description="tokens that are learned: all (the paper) or replies")
     cache: Path | None = Field(

@@ -29,6 +29,15 @@ TRAIN, HELD_OUT, GOLD = "train", "held_out", "gold"
 """Names of the scorers that every run may have; those that watch besides have others."""
 
 
+def scorer_role(name: str) -> str:
+    """The PM behind a scorer's name as errors call it: its part in the run and the setting that names it."""
+    roles = {
+        TRAIN: "The PM trained against (preference_model)",
+        HELD_OUT: "The held-out PM (held_out_preference_model)",
+    }
+    return roles.get(name, f"The watching PM {name!r} (watching_preference_models)")
+
+
 def _names_are_free(watching: dict[str, Path]) -> dict[str, Path]:
     for name in watching:
         if name in (TRAIN, HELD_OUT, GOLD) or not re.fullmatch(r"\w+", name):

@@ -43,7 +43,7 @@ from prefloop.models.language import (
 from prefloop.models.trie import pack, packed_hidden
 from prefloop.render import Renderer
 from prefloop.runs import RunFolder
-from prefloop.schema import Message
+from prefloop.schema import HELD_OUT_SHARE, Message
 
 Conversation = Sequence[Message]
 
@@ -79,7 +79,9 @@ class LanguageRun(Config):
     sandbox_assistants: int = Field(
         0, ge=0, description="texts of the tiny world, each several dialogues of one assistant, good or bad"
     )
-    held_out_share: float = Field(0.1, ge=0.0, lt=1.0, description="share of the workspace's conversations left out")
+    held_out_share: float = Field(
+        HELD_OUT_SHARE, ge=0.0, lt=1.0, description="share of the workspace's conversations left out"
+    )
     targets: Literal["all", "replies", "last_reply"] = Field(
         "all", description="tokens that are learned: all of the text, every reply, or the one that people preferred"
     )

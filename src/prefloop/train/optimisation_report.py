@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from prefloop.report import Cell, Marker, Report, Series, Tile, line_plot
 from prefloop.report.pages import Tone
+from prefloop.stats import RiseFit
 from prefloop.train.gauges import HELD_OUT, TRAIN
-from prefloop.train.optimisation import Optimisation, ScorerTrack
+from prefloop.train.optimisation import FORMS, Optimisation, Place, ScorerTrack
 
 _ROOT_KL = "sqrt(KL to the start) (square root of nats)"
 _LABELS = {TRAIN: "PM trained against", HELD_OUT: "held-out PM", "gold": "known preference"}
@@ -31,8 +34,12 @@ def write_optimisation_report(runs: Sequence[Optimisation], path: Path) -> Path:
     return report.write(path, {"runs": [run.model_dump(mode="json") for run in runs]})
 
 
-def add_optimisation(report: Report, run: Optimisation, heading: str = "") -> None:
-    """The sections of one run."""
+def add_optimisation(report: Report, run: Optimisation, heading: str = "", deployed: int | None = None) -> None:
+    """The sections of one run.
+
+    Args:
+        deployed: the episodes of the snapshot that is to be deployed; it is marked beside the place to stop.
+    """
 
     def titled(title: str) -> str:
         return f"{heading}: {title}" if heading else title[0].upper() + title[1:]
@@ -50,20 +57,30 @@ def add_optimisation(report: Report, run: Optimisation, heading: str = "") -> No
         )
     if said := [*(run.advice.evidence if run.advice else ()), *run.notes]:
         report.bullets(said)
-    marker = None if run.advice is None else Marker(run.advice.at.root_kl, "stop here")
-    by_episodes = None if run.advice is None else Marker(run.advice.at.episodes, "stop here")
-    report.section(titled("scores along the run"))
-    for x, x_label, mark in (
-        ([float(place.episodes) for place in run.places], "RL samples (episodes)", by_episodes),
-        ([place.root_kl for place in run.places], _ROOT_KL, marker),
+    distances = [place.root_kl for place in run.places]
+    marked = _marked(run, deployed)
+    report.section(
+        titled("scores along the run"),
+        "Where the PM that is trained against goes on rising and held-out ones do not, the policy fools its PM. Each "
+        "line begins at 0; two scorers' units may differ. Early in training a score rises about linearly with sqrt(KL) "
+        "(paper 4.3).",
+    )
+    for against, x, x_label, markers in (
+        (
+            "training",
+            [float(place.episodes) for place in run.places],
+            "RL samples (episodes)",
+            [Marker(place.episodes, text) for text, place in marked],
+        ),
+        ("distance", distances, _ROOT_KL, [Marker(place.root_kl, text) for text, place in marked]),
     ):
         report.plot(
             line_plot(
                 [_rises(track, x) for track in run.scorers],
-                title=titled(f"rise of the scores against {'training' if x[-1] > 100 else 'distance'}"),
+                title=titled(f"rise of the scores against {against}"),
                 x_label=x_label,
                 y_label="mean score above the start's",
-                marker=mark,
+                markers=markers,
             )
         )
     report.section(
@@ -75,6 +92,19 @@ def add_optimisation(report: Report, run: Optimisation, heading: str = "") -> No
         ["scorer", "role", "slope of the linear part", "R²", "up to d =", "parts from the trained PM at"],
         [_line_row(track) for track in run.scorers],
     )
+    for form in FORMS:
+        found = [(label(track), fit) for track in run.scorers for fit in track.forms if fit.form == form]
+        curves = {name: _fitted(name, fit, distances) for name, fit in found}
+        if curves:
+            report.plot(
+                line_plot(
+                    [_rises(track, distances) for track in run.scorers if label(track) in curves],
+                    title=titled(f"rises fitted by {form}"),
+                    x_label=_ROOT_KL,
+                    y_label="mean score above the start's",
+                    fitted=curves,
+                )
+            )
     report.table(
         ["scorer", "form", "a", "b", "R²", "peak at d =", "rise there", "within the run"],
         [
@@ -141,6 +171,20 @@ def add_comparison(report: Report, runs: Sequence[Optimisation]) -> None:
 def label(track: ScorerTrack) -> str:
     """What a scorer is called on a page."""
     return _LABELS.get(track.name, f"{track.name} (watches)")
+
+
+def _marked(run: Optimisation, deployed: int | None) -> list[tuple[str, Place]]:
+    """The places that a plot marks: where to stop, and the snapshot to deploy."""
+    stop = None if run.advice is None else run.advice.at
+    best = next((place for place in run.places if place.episodes == deployed), None)
+    if stop is not None and stop == best:
+        return [("stop here: the snapshot to deploy", stop)]
+    return [(text, at) for text, at in (("stop here", stop), ("snapshot to deploy", best)) if at is not None]
+
+
+def _fitted(name: str, fit: RiseFit, distances: Sequence[float]) -> Series:
+    d = np.linspace(0.0, max(distances), 60)
+    return Series(f"{name}: fit, R² {fit.r_squared:.2f}", d.tolist(), fit.rises(d).tolist())
 
 
 def _rises(track: ScorerTrack, x: Sequence[float], name: str = "") -> Series:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from prefloop.report import Cell, Marker, Report, Series, Tile, line_plot
@@ -45,9 +46,7 @@ def write_report(
     )
     if alarms:
         report.section("Alarms").bullets(alarms)
-    report.section("Preference-model scores")
-    add_score_plots(report, snapshots, best)
-    add_optimisation(report, gauges)
+    add_optimisation(report, gauges, deployed=best.episodes)
     write_json(folder.path / "optimisation.json", gauges.model_dump(mode="json"))
     rows = [row for row in folder.metrics() if "score/train" in row]
     report.section("The run", "Each point is one batch of replies, as sampled in training.")
@@ -57,9 +56,10 @@ def write_report(
             line = Series(title, [float(x) for x, _ in points], [y for _, y in points])
             report.plot(line_plot([line], title=title, x_label="RL samples (episodes)", y_label=label))
     has_gold = any(snapshot.score_gold is not None for snapshot in snapshots)
-    columns = [column for column in _COLUMNS if has_gold or column != _GOLD_COLUMN]
+    columns = {name: cell for name, cell in _COLUMNS.items() if has_gold or name != _GOLD_COLUMN}
+    columns |= {f"{name} (watches)": partial(_watching, name=name) for name in start.scores_watching}
     report.section("Snapshots").table(
-        columns, [[_COLUMNS[column](snapshot) for column in columns] for snapshot in snapshots]
+        list(columns), [[cell(snapshot) for cell in columns.values()] for snapshot in snapshots]
     )
     return report.write(folder.path / "report.html")
 
@@ -81,7 +81,7 @@ def add_score_plots(report: Report, snapshots: Sequence[PolicySnapshot], best: P
             title="Score against training",
             x_label="RL samples (episodes)",
             y_label="mean score above the start's",
-            marker=Marker(best.episodes, marker_label),
+            markers=[Marker(best.episodes, marker_label)],
         ),
         "Where the PM that is trained against goes on rising and the held-out one does not, the policy fools its PM. "
         "Each line begins at 0; two scorers' units may differ.",
@@ -92,7 +92,7 @@ def add_score_plots(report: Report, snapshots: Sequence[PolicySnapshot], best: P
             title="Score against distance",
             x_label="sqrt(KL to the reference) (square root of nats)",
             y_label="mean score above the start's",
-            marker=Marker(root_kl(best), marker_label),
+            markers=[Marker(root_kl(best), marker_label)],
         ),
         "Early in training the score rises about linearly with sqrt(KL) (paper 4.3).",
     )
@@ -125,6 +125,10 @@ def _scores(snapshots: Sequence[PolicySnapshot], at: Callable[[PolicySnapshot], 
     if len(golden) == len(snapshots):
         lines.append(series("known preference", golden))
     return lines
+
+
+def _watching(snapshot: PolicySnapshot, name: str) -> Cell:
+    return snapshot.scores_watching.get(name)
 
 
 _GOLD_COLUMN = "gold"

@@ -26,6 +26,9 @@ class PolicyRun(Config):
     watching_preference_models: Watching = Field(
         {}, description="further PMs by name (other half, other sizes) that score every snapshot and choose nothing"
     )
+    gold: bool = Field(
+        False, description="sandbox: the known preference scores every snapshot too; training never sees it"
+    )
     episodes: int = Field(3072, ge=1, description="replies trained on, rounded up to whole batches")
     episodes_per_batch: int = Field(256, ge=2, description="replies between two looks at fresh samples")
     samples_per_prompt: int = Field(1, ge=1, description="replies to one prompt in a batch; more are cheaper")

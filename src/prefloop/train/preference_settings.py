@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from prefloop.config import DEVICE, NAME, Config
 from prefloop.errors import ConfigError
-from prefloop.schema import Mode, Tranche
+from prefloop.schema import HELD_OUT_SHARE, Mode, Tranche
 
 __all__ = ["PreferenceRun"]
 
@@ -34,7 +34,9 @@ class PreferenceRun(Config):
     half: Literal["a", "b"] | None = Field(None, description="only this half of the conversations (paper 4.2)")
     mode: Mode | None = Field(None, description="only comparisons of this mode; empty takes both")
     tranche: Tranche | None = Field(None, description="only comparisons of this tranche; empty takes all")
-    held_out_share: float = Field(0.05, ge=0.0, lt=1.0, description="share of conversations kept for evaluation")
+    held_out_share: float = Field(
+        HELD_OUT_SHARE, ge=0.0, lt=1.0, description="share of conversations kept for evaluation"
+    )
     lora_rank: int = Field(
         0, ge=0, description="of LoRA adapters, which then learn alone, with the head; 0: all learns"
     )

@@ -34,6 +34,7 @@ from prefloop.models.sampling import TorchSampler
 from prefloop.models.value import ValueModel
 from prefloop.render import Renderer
 from prefloop.schema import Sample, Sampler, SamplingSettings
+from prefloop.train.gauges import HELD_OUT, TRAIN, scorer_role
 from prefloop.train.processes import Processes
 
 
@@ -214,9 +215,9 @@ def collect(
     # Each forward is cut into as many parts as there are workers, so that three models keep two workers busy.
     shares = workers.shares(len(ids))
 
-    def scored(judge: PreferenceModel, own: slice) -> list[float]:
+    def scored(name: str, judge: PreferenceModel, own: slice) -> list[float]:
         with autocast():
-            return score_replies(judge, models.renderer, prompts[own], samples[own])
+            return score_replies(judge, models.renderer, prompts[own], samples[own], scorer_role(name))
 
     def reference(own: slice) -> Tensor:
         with autocast():
@@ -226,9 +227,9 @@ def collect(
         with autocast():
             return _all_values(value, ids[own], responses[own], budget, processes)
 
-    forwards: list[Callable[[slice], Any]] = [reference, valued, partial(scored, models.preference_model)]
+    forwards: list[Callable[[slice], Any]] = [reference, valued, partial(scored, TRAIN, models.preference_model)]
     if models.held_out is not models.preference_model:
-        forwards.append(partial(scored, models.held_out))
+        forwards.append(partial(scored, HELD_OUT, models.held_out))
     done = iter(workers.run(*[partial(forward, own) for forward in forwards for own in shares]))
     parts = [list(islice(done, len(shares))) for _ in forwards]
     logp_reference, values = torch.cat(parts[0]), torch.cat(parts[1])

@@ -16,7 +16,7 @@ from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import Prompt, kl_to_reference, score_replies
 from prefloop.schema import Interval, Message, Noun
 from prefloop.stats import clustered_mean, clustered_share
-from prefloop.train.gauges import GOLD, HELD_OUT, TRAIN, EvaluatedReply
+from prefloop.train.gauges import GOLD, HELD_OUT, TRAIN, EvaluatedReply, scorer_role
 from prefloop.train.rollout import Budget, Models, Workers, sample_replies, with_own_logps
 
 Gold = Callable[[Sequence[Message], str], float]
@@ -93,7 +93,10 @@ def evaluate_snapshot(
             row_tokens=budget.row_tokens,
             tokens_per_forward=budget.tokens_per_forward,
         ),
-        *[partial(score_replies, judge, models.renderer, prompts, samples) for judge in judges.values()],
+        *[
+            partial(score_replies, judge, models.renderer, prompts, samples, scorer_role(name))
+            for name, judge in judges.items()
+        ],
     )
     scores: dict[str, list[float]] = dict(zip(judges, scored, strict=True))
     texts = [models.renderer.decode(sample.ids) for sample in samples]
