@@ -108,6 +108,31 @@ class Bench:
         pairs = [pair if len(pair.chosen) >= len(pair.rejected) else pair.swap() for pair in self.halves[0]]
         return self.pm("longer", pairs, epochs=2)
 
+    def shouting(self) -> Path:
+        """The same judgments on replies in capitals, which no policy here writes; without PM pre-training."""
+        loud = [
+            pair.model_copy(update={"chosen": pair.chosen.upper(), "rejected": pair.rejected.upper()})
+            for pair in self.halves[0]
+        ]
+        return self.pm("shouting", loud, tiny_model(CHAT_MODEL), epochs=2)
+
+    def other_tokenizer(self) -> Path:
+        """The healthy PM and its run, with a tokenizer of the same words in another order: ids mean something else."""
+        source, target = self.healthy().parent, self.laboratory.folder / f"other-tokenizer-{self.seed}"
+        if not (target / "config.json").is_file():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+            (target / "config.json").unlink()
+            file = target / "model" / "tokenizer.json"
+            tokenizer = json.loads(file.read_text(encoding="utf-8"))
+            special = {token["content"] for token in tokenizer["added_tokens"]}
+            words = [word for word in tokenizer["model"]["vocab"] if word not in special]
+            ids = [tokenizer["model"]["vocab"][word] for word in words]
+            order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(self.seed)).tolist()
+            tokenizer["model"]["vocab"] |= {word: ids[place] for word, place in zip(words, order, strict=True)}
+            file.write_text(json.dumps(tokenizer), encoding="utf-8")
+            shutil.copy(source / "config.json", target)  # last: the plant is whole
+        return target / "model"
+
     def wrong_template(self) -> Path:
         """The healthy PM, its chat template lost: conversations are written with plain headers now."""
         return _without_template(self.healthy(), self.laboratory.folder / f"no-template-{self.seed}")
@@ -143,6 +168,12 @@ PLANTS: dict[str, Plant] = {
     "policy_learning_rate_x100": Plant(frozenset({"optimiser_failing"}), settings=(("learning_rate", 6e-2),)),
     "learning_rate_too_low": Plant(frozenset({"optimiser_failing"}), settings=(("learning_rate", 6e-7),)),
     "length_loving": Plant(frozenset({"reward_gamed"}), preference_model=Bench.length_loving),
+    "bad_value_model": Plant(
+        frozenset({"optimiser_failing"}),
+        settings=(("episodes_per_batch", 64), ("value_learning_rate", 0.3), ("gae_lambda", 0.0)),
+    ),
+    "other_tokenizer": Plant(frozenset({"template_mismatch"}), preference_model=Bench.other_tokenizer),
+    "shouting": Plant(frozenset({"pm_out_of_distribution"}), preference_model=Bench.shouting),
     "wrong_template": Plant(frozenset({"template_mismatch"}), preference_model=Bench.wrong_template),
     "policy_wrong_template": Plant(frozenset({"template_mismatch"}), policy=Bench.policy_without_template),
     "eight_prompts": Plant(frozenset({"policy_data_starved"}), prompts=8),

@@ -4,6 +4,7 @@ runs/<stage>-<name>-<digest>/
     config.json       the resolved settings
     provenance.json   version, commit, packages, machine, data
     metrics.jsonl     one JSON object a step
+    threads.json      see train.threads
     checkpoints/      see models.checkpoint
 """
 

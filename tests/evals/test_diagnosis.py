@@ -31,6 +31,7 @@ def about(value: float, half: float = 0.05) -> Interval:
 
 HEALTHY: dict[str, Any] = {
     "episodes": 1000,
+    "batches": 8,
     "kl": about(1.0),
     "root_kl": 1.0,
     "clip_fraction": 0.02,
@@ -98,6 +99,19 @@ def test_what_is_not_known_accuses_nobody() -> None:
             "pm_out_of_distribution",
             {"far": (about(0.6), about(0.7)), "held_out_rises": {"held_out": about(0.0)}},
         ),
+        (  # it is right on its own pairs: that it knows nothing of these answers has a reason
+            "pm_out_of_distribution",
+            {"far": (about(0.6), about(0.7)), "agreement": {"held_out": about(0.5)}, "reread": about(0.7)},
+        ),
+        (
+            "pm_near_chance",
+            {
+                "far": (about(0.6), about(0.7)),
+                "agreement": {"held_out": about(0.5)},
+                "learned": about(0.6),
+                "reread": about(0.55),
+            },
+        ),
         ("policy_too_small", {"rise": about(0.0), "score_trend": 0.1}),
         (
             "policy_too_small",
@@ -145,6 +159,23 @@ def test_a_few_prompts_seen_again_and_again_need_a_smaller_gap() -> None:
     # a value model that misleads teaches nothing on its training prompts either
     still = {"rise": about(0.04), "score_trend": 0.05, "explained_variance": -0.3}
     assert cause(**still, training_prompts=20) == "optimiser_failing"
+
+
+@pytest.mark.parametrize(
+    ("question", "changed"),
+    [
+        ("whether the value model helps", {"batches": 7, "explained_variance": -0.4, "rise": about(0.02)}),
+        ("whether the value model helps", {"kl": about(0.06), "explained_variance": -0.4, "rise": about(0.02)}),
+        ("whether the optimiser moves the policy", {"batches": 3, "kl": about(0.0, 0.001), "rise": about(0.0)}),
+        ("whether the policy can do what the PM asks for", {"batches": 3, "rise": about(0.0)}),
+        ("whether what it learns holds on other prompts", {"batches": 3, "rise": about(0.1), "score_trend": 1.2}),
+    ],
+)
+def test_a_short_run_accuses_nobody(question: str, changed: dict[str, Any]) -> None:
+    found = diagnose("run", Evidence(**(HEALTHY | {"score_trend": 0.1} | changed)))
+    assert found.cause is None
+    assert "too short to tell" in found.evidence.unknown[question]
+    assert len(found.healthy) < 8  # what is not known is not in order either
 
 
 def test_large_steps_that_teach_are_no_failure() -> None:

@@ -42,6 +42,8 @@ def test_policy_loss_by_hand() -> None:
     torch.testing.assert_close(found.loss, torch.tensor(-(1.2 + 0.5 - 2.2 - 0.8) / 4))
     assert found.clipped_tokens == 2
     assert found.ratio_error == pytest.approx(0.5)
+    # 0.405465 + 2 * 0.693147 + 0.095310
+    torch.testing.assert_close(found.differences, torch.tensor(1.887069))
     # sum of ratio - 1 - log ratio = (0.5 - 0.405465) + 2 * (-0.5 + 0.693147) + (0.1 - 0.095310)
     torch.testing.assert_close(found.moved_kl, torch.tensor(0.485519))
 

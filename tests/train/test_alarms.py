@@ -12,6 +12,7 @@ from prefloop.train.alarms import Alarms
 HEALTHY = {
     "episodes": 256,
     "policy/ratio_first_error": 1e-6,
+    "policy/logp_first_difference": 1e-7,
     "kl/k1": 0.5,
     "kl/k1_standard_error": 0.1,
     "reply/tokens": 40.0,
@@ -30,6 +31,7 @@ def alarms(dtype: str = "float32", state: dict[str, Any] | None = None) -> Alarm
 
 CASES = [
     ({"policy/ratio_first_error": 0.02}, "ratio_not_one", "0.02 away from 1"),
+    ({"policy/logp_first_difference": 2e-4}, "ratio_not_one", "differ by 0.0002 nats a token"),
     ({"sampler/mean_difference": 0.15}, "sampler_disagrees", "by 0.15 nats a token"),
     ({"kl/k1": -0.5}, "negative_kl", "-0.5 nats a reply"),
     ({"kl/k1": 866.0}, "kl_blown_up", "866 nats a reply away from where it started"),
@@ -67,6 +69,7 @@ def test_at_the_limits_nothing_rings() -> None:
     watch = alarms()
     edge = {
         "policy/ratio_first_error": 0.01,
+        "policy/logp_first_difference": 1e-4,
         "sampler/mean_difference": 0.1,
         "kl/k1": -0.3,
         "reply/tokens": 80.0,
@@ -77,7 +80,9 @@ def test_at_the_limits_nothing_rings() -> None:
 
 
 def test_rounding_in_bfloat16_is_allowed() -> None:
-    assert alarms("bfloat16").check(HEALTHY | {"policy/ratio_first_error": 0.1}) == []
+    rounded = {"policy/ratio_first_error": 0.1, "policy/logp_first_difference": 0.01}
+    assert alarms("bfloat16").check(HEALTHY | rounded) == []
+    assert alarms("bfloat16").check(HEALTHY | rounded | {"policy/logp_first_difference": 0.06}) != []
 
 
 def test_a_batch_without_a_policy_update_is_checked_too() -> None:

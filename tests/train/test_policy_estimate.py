@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from test_train_policy import models, prompts, settings
 
-from prefloop.train.policy_estimate import estimate_policy, memory_bytes, ways_to_fit
+from prefloop.errors import ModelError
+from prefloop.train.policy_estimate import estimate_policy, ways_to_fit
 
 __all__ = ["models"]
 
@@ -19,18 +19,25 @@ def test_an_estimate_of_a_run(models: Path, tmp_path: Path, monkeypatch: pytest.
     estimate = estimate_policy(run, prompts(24), prompts(12, seed=1))
     assert estimate.batches == 63  # 1000 / 16 = 62.5
     assert estimate.optimiser_steps == 63 * 3 * 2
-    assert estimate.seconds == pytest.approx(63 * estimate.seconds_per_batch)
+    assert estimate.evaluations == 3  # the start and two snapshots
+    assert estimate.seconds_per_evaluation > 0
+    assert estimate.seconds == pytest.approx(63 * estimate.seconds_per_batch + 3 * estimate.seconds_per_evaluation)
     assert estimate.episodes_per_second == pytest.approx(16 / estimate.seconds_per_batch)
-    assert 0 < estimate.peak_memory_bytes < estimate.memory_bytes == memory_bytes(torch.device("cpu"))
+    assert 0 < estimate.peak_memory_bytes < estimate.memory_bytes
     assert estimate.fits
     assert estimate.advice == ()
     assert list(tmp_path.iterdir()) == []
 
 
+def test_models_that_watch_are_part_of_it(models: Path, tmp_path: Path) -> None:
+    run = settings(models, watching_preference_models={"gone": tmp_path / "gone"})
+    with pytest.raises(ModelError, match="gone"):
+        estimate_policy(run, prompts(24), prompts(12, seed=1))
+
+
 def test_what_to_change_when_it_does_not_fit(models: Path) -> None:
     run = settings(models, tokens_per_forward=2048, workers=2, episodes_per_batch=128)
-    assert ways_to_fit(run, 89, 100) == ()  # a tenth is left
-    ways = ways_to_fit(run, 91, 100)
+    ways = ways_to_fit(run)
     assert [way.split(" (")[0].split(",")[0] for way in ways] == [
         "lower tokens_per_forward",
         "set workers = 1",
@@ -39,5 +46,5 @@ def test_what_to_change_when_it_does_not_fit(models: Path) -> None:
         "take a smaller policy or a machine with more memory",
     ]
     small = settings(models, tokens_per_forward=256, workers=1, episodes_per_batch=16)
-    assert ways_to_fit(small, 91, 100)[-1] == "take a smaller policy or a machine with more memory"
-    assert len(ways_to_fit(small, 91, 100)) == 2
+    assert ways_to_fit(small)[-1] == "take a smaller policy or a machine with more memory"
+    assert len(ways_to_fit(small)) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import torch
 from test_train_policy import models, quiet, settings
 
 from prefloop.errors import ModelError
-from prefloop.models.language import load_language_model, new_llama, save_model
+from prefloop.models.language import load_language_model, new_llama, save_model, scale_logits
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
-from prefloop.schema import Message
+from prefloop.schema import Message, SamplingSettings
+from prefloop.train import rollout
+from prefloop.train.alarms import LOGP_DIFFERENCE_LIMIT
 from prefloop.train.policy import PolicyResult, train_policy
 
 __all__ = ["models"]
@@ -68,6 +72,37 @@ def run(models: Path, tmp_path: Path, prompts: list[Any], **changes: Any) -> tup
 
 def test_a_healthy_run_is_silent(models: Path, endings: Path, tmp_path: Path) -> None:
     assert run(models, tmp_path, [ASK] * 16, policy=endings)[1] == []
+
+
+@pytest.fixture(scope="module")
+def sharp(endings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a mind of its own, so that a temperature matters."""
+    policy, renderer = load_language_model(endings)
+    scale_logits(policy, 20.0)
+    return save_model(policy, renderer.tokenizer, tmp_path_factory.mktemp("sharp") / "policy")
+
+
+def _at_another_temperature(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rollout, "SamplingSettings", partial(SamplingSettings, temperature=0.8))
+
+
+def _from_the_weights_of_the_start(patch: pytest.MonkeyPatch) -> None:
+    drawn = rollout.sample_replies
+    patch.setattr(rollout, "sample_replies", lambda m, *more: drawn(replace(m, policy=m.reference), *more))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("plant", [None, _at_another_temperature, _from_the_weights_of_the_start])
+def test_replies_that_another_policy_drew(
+    models: Path, sharp: Path, tmp_path: Path, plant: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if plant is not None:
+        plant(monkeypatch)
+    result, names = run(models, tmp_path, [ASK] * 16, policy=sharp, dtype=dtype, learning_rate=1e-3)
+    assert ("ratio_not_one" in names) is (plant is not None)
+    rows = [row for row in RunFolder(Path(result.report).parent).metrics() if "policy/logp_first_difference" in row]
+    limit = LOGP_DIFFERENCE_LIMIT[dtype]
+    assert (rows[-1]["policy/logp_first_difference"] > limit) is (plant is not None)  # the mean alone tells
 
 
 def test_a_pm_that_rewards_length_alone(models: Path, endings: Path, length_lover: Path, tmp_path: Path) -> None:

@@ -176,12 +176,15 @@ def test_an_interrupted_run_resumes_to_the_same_bits(models: Path, tmp_path: Pat
             assert (Path(one.path) / name).read_bytes() == (Path(other.path) / name).read_bytes()
 
 
-def test_a_run_goes_on_with_the_workers_and_threads_that_it_began_with(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batches", [0, 2])  # before the first checkpoint, and after
+def test_a_run_goes_on_with_the_workers_and_threads_that_it_began_with(
+    models: Path, tmp_path: Path, batches: int
+) -> None:
     run = settings(models, episodes=64, episodes_per_batch=16, workers=0)
     torch.set_num_threads(2)
     _, folder = train(run, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(run, tmp_path / "broken", progress=stopping_after(2))
+        train(run, tmp_path / "broken", progress=stopping_after(batches))
     torch.set_num_threads(1)  # one worker and other samples, were it started now
     _, resumed = train(run, tmp_path / "broken", resume=True)
     assert lasting(resumed) == lasting(folder)

@@ -191,6 +191,7 @@ def _logged(rows: Sequence[Mapping[str, Any]], prompts: int) -> dict[str, Any]:
     entropy = batches[0]["policy/entropy"]
     kl = last["kl"]
     return {
+        "batches": len(batches),
         "kl": Interval(value=kl, low=last["kl_low"], high=last["kl_high"], n=prompts),
         "root_kl": max(kl, 0.0) ** 0.5,
         "clip_fraction": mean("policy/clip_fraction", batches),

@@ -22,6 +22,7 @@ from prefloop.schema import HELD_OUT_SHARE, Message
 from prefloop.store import Store
 from prefloop.store.formats import read_ranked
 from prefloop.train.distill import DistillRun, train_distillation
+from prefloop.train.memory import one_sentence_where_memory_ends
 from prefloop.workspace import Workspace
 
 _PROMPTS = 200
@@ -40,7 +41,11 @@ def run_distillation(workspace: Workspace, run: DistillRun, *, resume: bool = Fa
         )
         texts = _texts(store, run)
         folder = RunFolder.create(workspace.runs, "distill", run, name=run.name, resume=resume, texts=len(texts))
-        with nothing_half_done(folder):
+        ways = (
+            f"lower texts_per_step (now {run.texts_per_step})",
+            "take smaller models or a machine with more memory",
+        )
+        with nothing_half_done(folder), one_sentence_where_memory_ends(ways, folder.checkpoints):
             trained = train_distillation(run, prompt, texts, folder, resume=resume)
         snapshot = register(workspace, store, run.name, trained.path, run_id=folder.path.name)
         behaviour = _behaviour(store, run, prompt, trained.path)

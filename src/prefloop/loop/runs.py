@@ -43,12 +43,12 @@ from prefloop.sandbox.tiny import CHAT_MODEL, tiny_model
 from prefloop.schema import HELD_OUT_SHARE, Interval, Message, PreferencePair
 from prefloop.store import Store
 from prefloop.store.formats import ranked_pairs, read_ranked
+from prefloop.train import policy_estimate, preference_estimate
 from prefloop.train.lm import LanguageRun, train_language_model
+from prefloop.train.memory import one_sentence_where_memory_ends
 from prefloop.train.policy import train_policy
-from prefloop.train.policy_estimate import estimate_policy
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import train_preference
-from prefloop.train.preference_estimate import estimate_preference
 from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.processes import Processes
 from prefloop.workspace import Workspace
@@ -72,7 +72,11 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
         if run.start is not None:
             run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
         folder = RunFolder.create(workspace.runs, "lm", run, name=run.name, resume=resume, texts=len(texts))
-        with nothing_half_done(folder):
+        ways = (
+            f"lower tokens_per_step (now {run.tokens_per_step})",
+            "take a smaller model or a machine with more memory",
+        )
+        with nothing_half_done(folder), one_sentence_where_memory_ends(ways, folder.checkpoints):
             model = train_language_model(run, texts, folder, resume=resume)
         snapshot = register(workspace, store, run.name, model, run_id=folder.path.name)
     last = [row for row in folder.metrics() if "lm/held_out_loss" in row][-1:]
@@ -104,7 +108,10 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
         )
         if processes.is_first:
             processes.wait()
-        with nothing_half_done(folder) if processes.is_first else contextlib.nullcontext():
+        with (
+            nothing_half_done(folder) if processes.is_first else contextlib.nullcontext(),
+            one_sentence_where_memory_ends(preference_estimate.ways_to_fit(run), folder.checkpoints),
+        ):
             trained = train_preference(run, data.training, folder, data.held_out, resume=resume)
         if not processes.is_first:
             return {"run": str(folder.path), "process": processes.rank}
@@ -153,14 +160,13 @@ def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[st
         resolved = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
         resolved = with_language_rate(workspace, store, resolved)
         data = preference_data(store, resolved, workspace.runs)
-    estimate = estimate_preference(resolved, data.training)
+    with one_sentence_where_memory_ends(preference_estimate.ways_to_fit(resolved)):
+        estimate = preference_estimate.estimate_preference(resolved, data.training)
     plain = {
         name: value.model_dump(mode="json") if isinstance(value, Interval) else value
         for name, value in estimate._asdict().items()
     }
-    rate = {"language_model_learning_rate": resolved.language_model_learning_rate}
-    settings = run.model_copy(update=rate).model_dump(mode="json")
-    return {"settings": settings, "held_out_pairs": len(data.held_out), "estimate": plain}
+    return {"settings": resolved.model_dump(mode="json"), "held_out_pairs": len(data.held_out), "estimate": plain}
 
 
 class _PreferenceData(NamedTuple):
@@ -260,9 +266,10 @@ def estimate_policy_run(workspace: Workspace, run: PolicyRun) -> dict[str, Any]:
     """`prefloop train policy --dry-run`: the settings, and what the run will take here. Leaves nothing behind."""
     with workspace.store() as store:
         data = _policy_data(workspace, store, run)
-    estimate = estimate_policy(data.run, data.prompts, data.evaluation)
+    with one_sentence_where_memory_ends(policy_estimate.ways_to_fit(data.run)):
+        estimate = policy_estimate.estimate_policy(data.run, data.prompts, data.evaluation)
     found = {
-        "settings": run.model_dump(mode="json"),
+        "settings": data.run.model_dump(mode="json"),
         "prompts": len(data.prompts),
         "notes": list(data.notes),
         "estimate": estimate._asdict(),
@@ -290,7 +297,10 @@ def run_policy(workspace: Workspace, run: PolicyRun, *, resume: bool = False) ->
         )
         if processes.is_first:
             processes.wait()
-        with nothing_half_done(folder) if processes.is_first else contextlib.nullcontext():
+        with (
+            nothing_half_done(folder) if processes.is_first else contextlib.nullcontext(),
+            one_sentence_where_memory_ends(policy_estimate.ways_to_fit(run), folder.checkpoints),
+        ):
             gold = Gold(world()) if run.gold else None
             result = train_policy(run, prompts, folder, evaluation, resume=resume, gold=gold)
         if not processes.is_first:

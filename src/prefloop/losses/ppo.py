@@ -28,6 +28,7 @@ class PolicyLoss(NamedTuple):
     clipped_tokens: Float[Tensor, ""]
     moved_kl: Float[Tensor, ""]  # k3 from the rollout's policy to this one, summed over tokens
     ratio_error: Float[Tensor, ""]  # the largest |ratio - 1|
+    differences: Float[Tensor, ""]  # |logp_policy - logp_rollout| in nats, summed over tokens
 
 
 class ImportanceWeights(NamedTuple):
@@ -78,10 +79,11 @@ def policy_loss(
         moved = k3(logp_rollout, logp_policy).masked_fill(~is_response, 0.0).sum()
         errors = (ratios - 1).abs()
         ratio_error = errors.max() if errors.numel() else errors.sum()
+        differences = log_ratios.abs().sum()
     terms = torch.minimum(plain, clipped)
     if weights is not None:
         terms = terms * weights.masked_fill(~is_response, 0.0)
-    return PolicyLoss(-terms.sum() / max(tokens, 1), clipped_tokens, moved, ratio_error)
+    return PolicyLoss(-terms.sum() / max(tokens, 1), clipped_tokens, moved, ratio_error, differences)
 
 
 def importance_weights(

@@ -2,7 +2,7 @@
 
     <folder>/step-00000120/
         tensors.safetensors
-        state.json            step, threads and whatever is not a tensor (cursors, counters, optimiser groups)
+        state.json            step and whatever is not a tensor (cursors, counters, optimiser groups)
 
 A checkpoint is written under a temporary name, flushed to disk, then renamed; a half-written one is never loaded.
 """
@@ -10,11 +10,9 @@ A checkpoint is written under a temporary name, flushed to disk, then renamed; a
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,39 +26,20 @@ from prefloop.errors import ModelError
 
 _TEMPORARY = ".writing-"
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `save_checkpoint` wrote. `threads` are torch's then; None in checkpoints of old."""
+    """What `save_checkpoint` wrote."""
 
     path: Path
     step: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
-    threads: int | None = None
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors below `prefix.`, without it."""
         start = prefix + "."
         return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
-
-    def take_threads(self) -> None:
-        """Gives torch the threads of the run that wrote this: with others, sums are rounded in another order."""
-        if self.threads not in (None, torch.get_num_threads()):
-            _log.info("Going on with %d threads, as %s was begun, for the same numbers.", self.threads, self.path)
-            torch.set_num_threads(self.threads)
-
-
-@contextmanager
-def own_threads_afterwards() -> Iterator[None]:
-    """Gives torch back, in the end, the number of threads that it has now. A decorator too."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def save_checkpoint(
@@ -75,8 +54,7 @@ def save_checkpoint(
     save_file(
         {name: value.detach().contiguous().cpu() for name, value in tensors.items()}, temporary / "tensors.safetensors"
     )
-    numbers = {"step": step, "threads": torch.get_num_threads()}
-    (temporary / "state.json").write_text(json.dumps(numbers | dict(state)), encoding="utf-8")
+    (temporary / "state.json").write_text(json.dumps({"step": step} | dict(state)), encoding="utf-8")
     for path in (*temporary.iterdir(), temporary):
         _flush(path)
     replace_folder(temporary, final)
@@ -98,13 +76,13 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     path = finished[-1]
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        step, threads = int(state.pop("step")), state.pop("threads", None)
+        step = int(state.pop("step"))
         tensors = load_file(path / "tensors.safetensors")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"The checkpoint {path} is damaged ({error}); delete it to go on from the one before."
         ) from None
-    return Checkpoint(path, step, tensors, state, threads)
+    return Checkpoint(path, step, tensors, state)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -12,6 +12,9 @@ from prefloop.schema import Interval
 
 RATIO_ERROR_LIMIT = {"float32": 1e-2, "bfloat16": 0.5}
 """How far a probability ratio may be from 1 before the first step on a batch, by the dtype of the update."""
+LOGP_DIFFERENCE_LIMIT = {"float32": 1e-4, "bfloat16": 0.05}
+"""Nats a token by which log-probabilities may differ there in the mean. Rounding alone is 1e-6 and about 0.01; a single
+ratio strays far in bf16, their mean does not, so this is what tells weights of another batch or another temperature."""
 LENGTH_FACTOR = 2.0
 STOPPED_LOSS = 0.3
 ENTROPY_FACTOR = 0.25
@@ -45,7 +48,7 @@ class Alarms:
         self, start_tokens: Interval, start_stopped: Interval, dtype: str, state: Mapping[str, Any] | None = None
     ) -> None:
         self._start_tokens, self._start_stopped = start_tokens.value, start_stopped.value
-        self._ratio_limit = RATIO_ERROR_LIMIT[dtype]
+        self._ratio_limit, self._difference_limit = RATIO_ERROR_LIMIT[dtype], LOGP_DIFFERENCE_LIMIT[dtype]
         self._first_entropy: float | None = None if state is None else state["first_entropy"]
         self._holding: set[str] = set() if state is None else set(state["holding"])
         self.reasons: list[str] = [] if state is None else list(state["reasons"])
@@ -90,12 +93,14 @@ class Alarms:
 
     def _conditions(self, row: Mapping[str, float]) -> Iterator[Alarm]:
         ratio_error = row.get("policy/ratio_first_error", 0.0)
-        if ratio_error > self._ratio_limit:
+        first_difference = row.get("policy/logp_first_difference", 0.0)
+        if ratio_error > self._ratio_limit or first_difference > self._difference_limit:
             yield Alarm(
                 "ratio_not_one",
                 f"before the first step on a batch a probability ratio is {ratio_error:.2g} away from 1 (limit "
-                f"{self._ratio_limit:g}): sampling and training compute different log-probabilities; sample at "
-                "temperature 1 without top-p or top-k, from the same weights and dtype.",
+                f"{self._ratio_limit:g}) and log-probabilities differ by {first_difference:.2g} nats a token in the "
+                f"mean (limit {self._difference_limit:g}): sampling and training compute different log-probabilities; "
+                "sample at temperature 1 without top-p or top-k, from the same weights and dtype.",
             )
         difference = row.get("sampler/mean_difference", 0.0)
         if difference > SAMPLER_DIFFERENCE:

@@ -29,7 +29,6 @@ from prefloop.models.checkpoint import (
     latest_checkpoint,
     load_optimizer_state,
     optimizer_state,
-    own_threads_afterwards,
     save_checkpoint,
 )
 from prefloop.models.devices import device_named
@@ -49,6 +48,7 @@ from prefloop.train.distill_targets import (
     make_targets,
     targets_digest,
 )
+from prefloop.train.threads import own_threads_afterwards, take_threads
 
 __all__ = ["DistillResult", "DistillRun", "train_distillation"]
 
@@ -119,6 +119,7 @@ def train_distillation(
         ConfigError: teacher and student write texts differently.
         TrainingError: the loss is not finite; the last checkpoint stays.
     """
+    take_threads(folder)
     if len(conversations) <= run.held_out_texts:
         raise DataError(
             f"{len(conversations)} texts leave none to train on beside {run.held_out_texts} held-out ones; give more."
@@ -149,7 +150,6 @@ def train_distillation(
     total = run.epochs * steps_per_epoch
     first_step = 0
     if resume and (checkpoint := latest_checkpoint(folder.checkpoints)) is not None:
-        checkpoint.take_threads()
         model.load_state_dict(checkpoint.part("model"), strict=False)
         load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
         first_step = checkpoint.step

@@ -26,7 +26,6 @@ from prefloop.models.checkpoint import (
     latest_checkpoint,
     load_optimizer_state,
     optimizer_state,
-    own_threads_afterwards,
     save_checkpoint,
 )
 from prefloop.models.devices import device_named
@@ -44,6 +43,7 @@ from prefloop.models.trie import pack, packed_hidden
 from prefloop.render import Renderer
 from prefloop.runs import RunFolder
 from prefloop.schema import HELD_OUT_SHARE, Message
+from prefloop.train.threads import own_threads_afterwards, take_threads
 
 Conversation = Sequence[Message]
 
@@ -121,6 +121,7 @@ def train_language_model(
         DataError: no conversations, or none that fits the window.
         TrainingError: the loss is not finite; the last checkpoint stays.
     """
+    take_threads(folder)
     held_out = conversations[len(conversations) - run.held_out_conversations :] if run.held_out_conversations else []
     training = conversations[: len(conversations) - len(held_out)]
     if not training:
@@ -139,7 +140,6 @@ def train_language_model(
     order = _Order(len(texts), run.seed)
     first_step = 0
     if resume and (checkpoint := latest_checkpoint(folder.checkpoints)) is not None:
-        checkpoint.take_threads()
         model.load_state_dict(checkpoint.part("model"), strict=False)
         load_optimizer_state(optimizer, checkpoint.part("optimizer"), checkpoint.state["optimizer"])
         order.load(checkpoint.state["order"])

@@ -79,6 +79,7 @@ from prefloop.train.processes import Processes
 from prefloop.train.rollout import Budget, Rollout, collect, derived_seed
 from prefloop.train.sampler_link import SamplerLink
 from prefloop.train.snapshots import Evaluated, Gold, PolicySnapshot, evaluate_snapshot
+from prefloop.train.threads import own_threads_afterwards, take_threads
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class PolicyResult(Noun):
     report: str = Field(description="path of the HTML report")
 
 
+@own_threads_afterwards()
 def train_policy(
     run: PolicyRun,
     prompts: Sequence[Sequence[Message]],
@@ -119,6 +121,7 @@ def train_policy(
     """
     processes = Processes.of_environment()
     require_processes(run, processes)
+    take_threads(folder, processes)
     device = device_named(run.device)
     models = load_models(run, device)
     link = SamplerLink(run, models, folder.path.name, processes) if run.sampler_url else None
@@ -146,16 +149,21 @@ def train_policy(
             folder.log({"step": step, "episodes": episodes, "alarm/name": name, "alarm/reason": reason})
 
     with (
-        run_workers(run, device, processes, checkpoint) as workers,
+        run_workers(run, device, processes) as workers,
         processes.own_folder(folder) as folder,
         link or nullcontext(),
     ):
 
-        def evaluate(episodes: int, path: Path) -> Evaluated:
+        def evaluate(batches_done: int, path: Path) -> Evaluated:
+            step, episodes = batches_done * steps_per_batch, batches_done * run.episodes_per_batch
             seed = derived_seed(run.seed, "evaluation")  # the same at every snapshot
+            began = time.perf_counter()
             evaluated = evaluate_snapshot(
                 models, evaluation, episodes, str(path), run.max_response_tokens, seed, budget, workers, gold, watching
             )
+            row = {"step": step, "episodes": episodes} | evaluated.snapshot.metrics()
+            row |= {} if batches_done else {"prompts/training": len(training)}
+            folder.log(row | {"time/evaluation_seconds": time.perf_counter() - began})
             gauges.keep(evaluation, episodes, evaluated.replies)
             return evaluated
 
@@ -166,7 +174,6 @@ def train_policy(
             if link:
                 link.send(0)
             start = evaluate(0, run.policy)
-            folder.log({"step": 0, "episodes": 0, "prompts/training": len(training)} | start.snapshot.metrics())
             state: dict[str, Any] = {
                 "batch": 0,
                 "alarms": None,
@@ -273,13 +280,11 @@ def train_policy(
             if is_snapshot:
                 path = folder.path / "snapshots" / f"episodes-{episodes:08d}"
                 save_model(models.policy, models.renderer.tokenizer, path)
-                snapshots.append(evaluate(episodes, path).snapshot)
-                folder.log({"step": step, "episodes": episodes} | snapshots[-1].metrics())
+                snapshots.append(evaluate(done, path).snapshot)
             if is_snapshot or done % run.checkpoint_every_batches == 0 or done == batches:
                 tensors, optimizers = learner.state()
                 facts = {
                     "batch": done,
-                    "workers": workers.count,
                     "score_scale": [mean, std],
                     "kl_coefficient": kl_coefficient,
                     "snapshots": [snapshot.model_dump(mode="json") for snapshot in snapshots],

@@ -13,7 +13,6 @@ import torch
 
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.adapters import add_lora, sharing_copy
-from prefloop.models.checkpoint import Checkpoint
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import Prompt, same_tokens
@@ -168,16 +167,12 @@ def room_tokens(run: PolicyRun, models: Models, *watching: PreferenceModel) -> i
     return room
 
 
-def run_workers(
-    run: PolicyRun, device: torch.device, processes: Processes, checkpoint: Checkpoint | None = None
-) -> Workers:
+def run_workers(run: PolicyRun, device: torch.device, processes: Processes) -> Workers:
     """Two jobs with half the cores each: independent forwards side by side waste less than one forward on all cores.
 
-    With several processes each has one: they speak to each other in turn. A run that goes on from a checkpoint goes on
-    with the workers and threads that it began with, whatever this process was given: its numbers depend on them.
+    With several processes each has one: they speak to each other in turn. A run's numbers depend on both counts, which
+    follow from its settings and torch's threads.
     """
-    if checkpoint is not None and checkpoint.threads is not None and processes.count == 1:
-        return Workers(checkpoint.state["workers"], checkpoint.threads)
     cores = torch.get_num_threads()
     count = 1 if device.type != "cpu" or processes.count > 1 else run.workers or min(2, cores)
     return Workers(count, max(1, cores // count))

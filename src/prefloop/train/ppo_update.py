@@ -70,13 +70,17 @@ class MiniBatch(NamedTuple):
 
 
 class PolicyUpdate(NamedTuple):
-    """Means over all response tokens of all steps, and the largest |ratio - 1| before the first step."""
+    """Means over all response tokens of all steps; `*_first_*` are of the first minibatch, before its step.
+
+    These are the largest |ratio - 1|, and the mean of |logp_policy - logp_rollout| over response tokens, nats.
+    """
 
     loss: float
     clip_fraction: float
     moved_kl: float
     gradient_norm: float
     ratio_first_error: float
+    logp_first_difference: float
 
 
 class ValueUpdate(NamedTuple):
@@ -157,7 +161,7 @@ class Learner:
             TrainingError: a loss or a gradient is not finite; the weights are those of the step before.
         """
         device = next(self.policy.parameters()).device
-        loss_sum = clipped = moved = norm_sum = ratio_first_error = 0.0
+        loss_sum = clipped = moved = norm_sum = ratio_first_error = first_differences = 0.0
         for step, minibatch in enumerate(plan):
             loss = 0.0
             for (packed, episodes), counts in self._own(minibatch):
@@ -180,14 +184,20 @@ class Learner:
                 moved += terms.moved_kl.item()
                 if step == 0:
                     ratio_first_error = max(ratio_first_error, terms.ratio_error.item())
+                    first_differences += terms.differences.item()
             (loss,) = self._processes.summed(loss)
             norm_sum += self._step("policy", loss, learning_rate)
             loss_sum += loss
         tokens = sum(minibatch.tokens for minibatch in plan)
-        clipped, moved = self._processes.summed(clipped, moved)
+        clipped, moved, first_differences = self._processes.summed(clipped, moved, first_differences)
         ratio_first_error = self._processes.largest(ratio_first_error)
         return PolicyUpdate(
-            loss_sum / len(plan), clipped / tokens, moved / tokens, norm_sum / len(plan), ratio_first_error
+            loss_sum / len(plan),
+            clipped / tokens,
+            moved / tokens,
+            norm_sum / len(plan),
+            ratio_first_error,
+            first_differences / max(plan[0].tokens, 1),
         )
 
     def update_value(self, plan: Sequence[MiniBatch], batch: TrainingBatch, learning_rate: float) -> ValueUpdate:

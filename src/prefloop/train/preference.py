@@ -31,7 +31,6 @@ from prefloop.models.checkpoint import (
     latest_checkpoint,
     load_optimizer_state,
     optimizer_state,
-    own_threads_afterwards,
     save_checkpoint,
 )
 from prefloop.models.devices import device_named
@@ -43,6 +42,7 @@ from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.preference_step import Lesson, StepLosses, backward, encode
 from prefloop.train.processes import Processes
 from prefloop.train.sharding import clip_gradients, put_optimizer_state, shard, whole_state
+from prefloop.train.threads import own_threads_afterwards, take_threads
 
 _PAIRS_AT_ONCE = 512  # whose ids are in memory while held-out pairs are scored
 _SCALE_PAIRS = 1000  # to measure mean and deviation of the scores on
@@ -86,6 +86,7 @@ def train_preference(
         TrainingError: a loss is not finite; the last checkpoint stays.
     """
     processes = Processes.of_environment()
+    take_threads(folder, processes)
     usable = usable_pairs(pairs)
     lessons = Lessons.of(
         usable.pairs,
@@ -113,7 +114,6 @@ def train_preference(
                 f"{folder.path} was started on other pairs or weights than these {len(lessons.pairs)}; resume it "
                 "with its own data, or start a new run."
             )
-        checkpoint.take_threads()
         model.model.load_state_dict(checkpoint.part("model"), strict=not run.lora_rank)
         counts, first_step, last_saved = checkpoint.state["counts"], checkpoint.step, checkpoint.path
     if run.shard:

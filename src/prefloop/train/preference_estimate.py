@@ -5,8 +5,6 @@ Trains a model that is thrown away; knows no run folder. The times are of an idl
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +14,7 @@ import torch
 from prefloop.schema import Interval, PreferencePair
 from prefloop.stats import clustered_mean
 from prefloop.train.lessons import usable_pairs
+from prefloop.train.memory import peak_memory
 from prefloop.train.preference import (
     autocast_dtype,
     backward_of,
@@ -25,7 +24,7 @@ from prefloop.train.preference import (
 from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.preference_step import encode
 
-__all__ = ["PreferenceEstimate", "estimate_preference", "peak_memory"]
+__all__ = ["PreferenceEstimate", "estimate_preference", "ways_to_fit"]
 
 _SAMPLE_PAIRS = 256
 _TIMED_STEPS = 3
@@ -102,9 +101,13 @@ def _times(interval: Interval, factor: float) -> Interval:
     return interval.model_copy(update={n: getattr(interval, n) * factor for n in ("value", "low", "high")})
 
 
-def peak_memory(device: torch.device) -> int:
-    """Of this process so far: on the GPU where the model is there, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in bytes there and in KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def ways_to_fit(run: PreferenceRun) -> tuple[str, ...]:
+    """What to change where a run does not fit into memory, the cheapest first."""
+    ways = []
+    if run.tokens_per_forward > 512:
+        ways.append(f"lower tokens_per_forward (now {run.tokens_per_forward}) to {run.tokens_per_forward // 2}")
+    if run.max_context_tokens > 256:
+        ways.append(f"lower max_context_tokens (now {run.max_context_tokens}) to {run.max_context_tokens // 2}")
+    if not run.lora_rank:
+        ways.append("train an adapter alone (lora_rank = 8)")
+    return (*ways, "take a smaller model or a machine with more memory")

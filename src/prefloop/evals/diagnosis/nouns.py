@@ -31,6 +31,7 @@ class Evidence(Noun):
     """
 
     episodes: int
+    batches: int | None = Field(None, description="that the run has trained on")
     kl: Interval | None = Field(None, description="of the last snapshot, nats a reply")
     root_kl: float | None = None
     clip_fraction: float | None = Field(None, description="mean over the run's batches")

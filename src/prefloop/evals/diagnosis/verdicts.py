@@ -8,6 +8,7 @@ counts how often they are right. Knows numbers alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from prefloop.evals.diagnosis.nouns import Cause, Diagnosis, Evidence, Finding
 from prefloop.report import format_interval, format_number
@@ -15,7 +16,7 @@ from prefloop.schema import Interval
 
 CHANCE = 0.5
 BARELY_LEARNED = 0.56
-"""A PM whose accuracy on fresh training pairs is surely below this has learned next to nothing of them."""
+"""A PM whose accuracy on training pairs is below this, and may be chance, has learned next to nothing of them."""
 BARELY_AGREES = 0.6
 """Two PMs of one kind of data order three quarters of pairs alike or more."""
 LENGTH_RULES = 0.75
@@ -39,11 +40,24 @@ OFTEN = 32
 of prompts then, and any that is surely above the rise on others counts. The paper's runs have one reply or a few."""
 STILL = 0.02
 """Nats a reply: nothing was learned that anybody could see."""
+LEAST_BATCHES = 4
+"""Batches of a run from which on what it did not do is held against anybody."""
+LEAST_LEARNED_BATCHES = 8
+"""The same for what policy and value model have not learned; the value model is judged by the last half of these."""
+FAR = 0.3
+"""Share of replies beyond 99% of the PM's training data from which on they are of another kind."""
+
+
+class _TooShort(NamedTuple):
+    """A question that the run is too short to answer."""
+
+    question: str
+    why: str
 
 
 def diagnose(run: str, evidence: Evidence) -> Diagnosis:
     """What the evidence says. A question that cannot be answered is left out, and named among what is unknown."""
-    checks: Sequence[tuple[str, Callable[[Evidence], Iterator[Finding]]]] = (
+    checks: Sequence[tuple[str, Callable[[Evidence], Iterator[Finding | _TooShort]]]] = (
         ("policy and PMs write conversations alike", _template),
         ("the optimiser moves the policy, and not too far at once", _optimiser),
         ("the score is not won by length, repetition or one phrase", _gamed),
@@ -55,9 +69,11 @@ def diagnose(run: str, evidence: Evidence) -> Diagnosis:
     )
     findings: list[Finding] = []
     healthy: list[str] = []
+    unknown = dict(evidence.unknown)
     for sentence, check in checks:
         found = list(check(evidence))
-        findings += found
+        findings += [one for one in found if isinstance(one, Finding)]
+        unknown |= {one.question: one.why for one in found if isinstance(one, _TooShort)}
         if not found:
             healthy.append(sentence)
     named = findings[0] if findings else None
@@ -67,8 +83,18 @@ def diagnose(run: str, evidence: Evidence) -> Diagnosis:
         answer=_answer(named),
         findings=tuple(findings),
         healthy=tuple(healthy),
-        evidence=evidence,
+        evidence=evidence.model_copy(update={"unknown": unknown}),
     )
+
+
+def _short(e: Evidence, least: int = LEAST_BATCHES, must_move: bool = True) -> str:
+    """Why the run is too short to hold anything against it that it did not do; empty where it is long enough."""
+    if e.batches is None or e.batches < least:
+        return f"the run is too short to tell: {e.batches or 0} batches, where {least} are needed."
+    if must_move and (e.kl is None or e.kl.low <= STILL):
+        where = "an unknown number of" if e.kl is None else format_interval(e.kl)
+        return f"the run is too short to tell: the policy is {where} nats a reply from its start, not surely {STILL}."
+    return ""
 
 
 def _answer(named: Finding | None) -> str:
@@ -94,12 +120,7 @@ def _template(e: Evidence) -> Iterator[Finding]:
                 f"{name} reads the same turns better by {format_interval(saved)} nats a token when they are written "
                 "another way."
             )
-    if (
-        e.learned is not None
-        and e.reread is not None
-        and e.reread.high < BARELY_LEARNED
-        and e.learned.low > e.reread.high
-    ):
+    if e.learned is not None and e.reread is not None and _is_at_chance(e.reread) and e.learned.low > e.reread.high:
         evidence.append(
             f"The PM was right in {format_interval(e.learned)} of its training pairs before it had learned them, and "
             f"is in {format_interval(e.reread)} of some of them now: it does not read what it was trained on."
@@ -118,7 +139,7 @@ def _template(e: Evidence) -> Iterator[Finding]:
         )
 
 
-def _optimiser(e: Evidence) -> Iterator[Finding]:
+def _optimiser(e: Evidence) -> Iterator[Finding | _TooShort]:
     blown, still = [], []
     if e.clip_fraction is not None and e.clip_fraction > CLIPPED:
         blown.append(f"{e.clip_fraction:.0%} of the probability ratios were clipped; a few percent are usual.")
@@ -149,6 +170,8 @@ def _optimiser(e: Evidence) -> Iterator[Finding]:
                 "Add learning_rate_warmup_episodes, or lower epochs.",
             ),
         )
+    elif still and (short := _short(e, must_move=False)):
+        yield _TooShort("whether the optimiser moves the policy", short)
     elif still:
         yield Finding(
             cause="optimiser_failing",
@@ -159,9 +182,13 @@ def _optimiser(e: Evidence) -> Iterator[Finding]:
         )
 
 
-def _value(e: Evidence) -> Iterator[Finding]:
+def _value(e: Evidence) -> Iterator[Finding | _TooShort]:
     """Asked after the PM: no value model predicts the scores of a PM that has nothing to say."""
     if e.explained_variance is None or e.explained_variance >= 0 or e.rise is None or e.rise.low > 0.05:
+        return
+    short = _short(e, LEAST_LEARNED_BATCHES)
+    if short or e.kl is None:  # without a KL it is too short
+        yield _TooShort("whether the value model helps", short)
         return
     yield Finding(
         cause="optimiser_failing",
@@ -169,7 +196,8 @@ def _value(e: Evidence) -> Iterator[Finding]:
         sentence="its value model misleads it, so that the policy moves and the score does not.",
         evidence=(
             f"The value model explains {e.explained_variance:.2f} of the returns' variance: less than nothing.",
-            f"After {e.episodes:,} episodes the PM's score has changed by {format_interval(e.rise)} deviations.",
+            f"After {e.episodes:,} episodes the policy is {format_interval(e.kl)} nats a reply from where it started, "
+            f"and the PM's score has changed by {format_interval(e.rise)} deviations.",
         ),
         next=("Set gae_lambda to 1, or value_warmup_batches to 4.", "Raise value_learning_rate."),
     )
@@ -239,14 +267,14 @@ def _chance(e: Evidence) -> Iterator[Finding]:
     ):
         if value is not None and value.high < BARELY_AGREES:
             evidence.append(f"The PM agrees with {what} in {format_interval(value)} of pairs.")
-    if e.learned is not None and e.learned.value < BARELY_LEARNED and e.learned.low <= CHANCE + 0.02:
+    if e.learned is not None and _is_at_chance(e.learned):
         evidence.append(
             f"In its own training it was right in {format_interval(e.learned)} of pairs that it had not learned yet."
         )
     for name, agreed in e.agreement.items():
         if agreed.high < BARELY_AGREES:
             evidence.append(f"It orders {format_interval(agreed)} of pairs of the start's answers as {name} does.")
-    if not evidence:
+    if not evidence or _is_elsewhere(e):
         return
     small = _is_small(e)
     cause: Cause = "pm_too_small" if small else "pm_near_chance"
@@ -266,6 +294,15 @@ def _chance(e: Evidence) -> Iterator[Finding]:
     )
 
 
+def _is_elsewhere(e: Evidence) -> bool:
+    """Where the PM learned it is right, and already the start's answers are of another kind: then that is the cause."""
+    return e.far is not None and e.far[0].low > FAR and e.reread is not None and e.reread.low > BARELY_LEARNED
+
+
+def _is_at_chance(accuracy: Interval) -> bool:
+    return accuracy.value < BARELY_LEARNED and accuracy.low <= CHANCE + 0.02
+
+
 def _is_small(e: Evidence) -> str:
     pm, policy = e.parameters.get("PM"), e.parameters.get("policy")
     if pm is None or policy is None or pm > policy / 10:
@@ -283,7 +320,7 @@ def _distribution(e: Evidence) -> Iterator[Finding]:
         if agreed.value < 0.65
     ]
     not_shared = _is_not_shared(e)
-    if (first.low > 0.3 or last.low > 0.3) and (disagree or not_shared):
+    if (first.low > FAR or last.low > FAR) and (disagree or not_shared):
         evidence = [
             f"{format_interval(first)} of the start's replies and {format_interval(last)} of the last snapshot's lie "
             "further from the PM's training data than 99% of that data itself."
@@ -302,12 +339,15 @@ def _distribution(e: Evidence) -> Iterator[Finding]:
         )
 
 
-def _data(e: Evidence) -> Iterator[Finding]:
+def _data(e: Evidence) -> Iterator[Finding | _TooShort]:
     """Asked before the value model: what rises on training prompts alone is taught well, and too little of it."""
     if e.rise is None or e.score_trend is None or not _has_room(e):
         return
     is_repeated = e.training_prompts is not None and e.episodes >= OFTEN * e.training_prompts
     if e.score_trend <= e.rise.high + (0.0 if is_repeated else STARVED):
+        return
+    if short := _short(e):
+        yield _TooShort("whether what it learns holds on other prompts", short)
         return
     yield Finding(
         cause="policy_data_starved",
@@ -327,7 +367,7 @@ def _has_room(e: Evidence) -> bool:
     return e.best_of_16 is not None and e.best_of_16.low > 0.5
 
 
-def _policy(e: Evidence) -> Iterator[Finding]:
+def _policy(e: Evidence) -> Iterator[Finding | _TooShort]:
     if e.rise is None or e.best_of_16 is None or not _has_room(e):
         return
     share = e.rise.value / e.best_of_16.value
@@ -339,7 +379,9 @@ def _policy(e: Evidence) -> Iterator[Finding]:
     ]
     worse = e.start_quality is not None and e.start_quality.high < -WORSE
     shallow = _is_shallow(e)
-    if lags or (shallow and (share < 0.6 or worse)):
+    if lags and not shallow and (short := _short(e, LEAST_LEARNED_BATCHES)):
+        yield _TooShort("whether the policy can do what the PM asks for", short)
+    elif lags or (shallow and (share < 0.6 or worse)):
         if worse and e.start_quality is not None:
             evidence.append(
                 f"The start's answers are {format_interval(e.start_quality)} deviations from the answers that the PM "
