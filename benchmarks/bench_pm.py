@@ -1,12 +1,15 @@
 """Training a preference model side by side: `train_preference` against the RewardTrainer of TRL 1.16.0.
 
-    python benchmarks/bench_pm.py --data HH_RLHF_FOLDER [--pairs 128] [--rounds 3] [--quick]
+    python benchmarks/bench_pm.py --data HH_RLHF_FOLDER [--pairs 128] [--rounds 3] [--quick] [--device cuda]
 
 Both sides train the same random Llama (17 M parameters, a BPE of 4,096 tokens) on the same ids of the same real pairs,
 a seeded sample over all four tranches whose sides stay under 1,024 tokens: an optimizer step (AdamW, the same settings)
 every 16 pairs, bf16 autocast, no gradient checkpointing. They run in turn, each run in a process of its own, another
 model and other pairs each round; both orders of the pairs are random. TRL gets its own virtual environment, which this
 script makes on first use. After that: TRL with its defaults, and whole conversations of four comparisons each.
+
+With `--device cuda` both sides train a Llama of 0.7 billion weights on the GPU, 1,024 pairs a round; memory is that of
+tensors there, and our first step compiles attention. `--hidden` and `--layers` take another shape.
 
 The held-out loss of both trained models is computed by the same code in float32 on pairs with other opening turns; the
 interval of its difference is 95% over the rounds (Student's t). `ratio` is that of the medians, `peak_memory_ratio`
@@ -30,13 +33,15 @@ from pathlib import Path
 from typing import Any
 
 from peers import peer_python, side
+from random_models import GPU_SHAPE
 
 HERE = Path(__file__).parent / "pm"
 PEER = ("trl==1.16.0", "transformers==5.23.0", "accelerate==1.15.0", "datasets==5.2.0", "torch==2.13.0")
-LEARNING_RATE = 1e-4  # TRL's default
+LEARNING_RATES = {"cpu": 1e-4, "cuda": 1e-5}  # TRL's default; for the large model a tenth
+PAIRS = {"cpu": 128, "cuda": 1024}
 
 
-def held_out_loss(folder: Path, model: Path) -> float:
+def held_out_loss(folder: Path, model: Path, device: str) -> float:
     """Mean loss in nats on pairs that neither side trained on, in float32."""
     import torch
 
@@ -44,21 +49,24 @@ def held_out_loss(folder: Path, model: Path) -> float:
     from prefloop.models.preference import PreferenceModel
 
     rows = json.loads((folder / "held_out.json").read_text(encoding="utf-8"))
-    scores = PreferenceModel.load(model).score_ids([row[key] for row in rows for key in ("chosen_ids", "rejected_ids")])
+    sides = [row[key] for row in rows for key in ("chosen_ids", "rejected_ids")]
+    scores = PreferenceModel.load(model).to(device).score_ids(sides)
     return float(preference_losses(torch.tensor(scores[0::2]), torch.tensor(scores[1::2])).mean())
 
 
-def peak_flops(threads: int) -> float:
-    """The best of some bf16 matrix products of 1024 and 2048, in operations a second."""
+def peak_flops(threads: int, device: str) -> float:
+    """The best of some bf16 matrix products of 1024 and 2048 (GPU: 8192), in operations a second."""
     import torch
 
     torch.set_num_threads(threads)
     best = 0.0
-    for size in (1024, 2048):
-        left, right = torch.randn(size, size).bfloat16(), torch.randn(size, size).bfloat16()
+    for size in (1024, 2048) if device == "cpu" else (8192,):
+        left, right = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
         for _ in range(12):
             begin = time.perf_counter()
             left @ right
+            if device == "cuda":
+                torch.cuda.synchronize()
             best = max(best, 2 * size**3 / (time.perf_counter() - begin))
     return best
 
@@ -88,14 +96,20 @@ def main() -> None:
     root = os.environ.get("PREFLOOP_DATA_ROOT")
     parser.add_argument("--data", type=Path, default=Path(root) / "hh-rlhf" if root else None)
     parser.add_argument("--peer-environment", type=Path, default=HERE.parents[1] / ".venv-trl-1.16.0")
-    parser.add_argument("--pairs", type=int, default=128, help="a round")
+    parser.add_argument("--pairs", type=int, help="a round")
     parser.add_argument("--held-out", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--hidden", type=int)
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--quick", action="store_true", help="one round of 48 pairs, nothing else")
     options = parser.parse_args()
     if options.data is None or not list(options.data.glob("*.jsonl.gz")):
         raise SystemExit("--data must be a folder with HH-RLHF's *.jsonl.gz files (or set PREFLOOP_DATA_ROOT).")
+    shape = GPU_SHAPE if options.device == "cuda" else (384, 8)
+    hidden, layers = options.hidden or shape[0], options.layers or shape[1]
+    options.pairs = options.pairs or PAIRS[options.device]
     if options.quick:
         options.pairs, options.rounds, options.held_out = 48, 1, 64
     python = peer_python(options.peer_environment, PEER)
@@ -105,7 +119,8 @@ def main() -> None:
     peaks: list[float] = []
 
     def run(name: str, interpreter: Path | str, script: str, *arguments: str) -> None:
-        common = (scratch, "--save", scratch / name, "--learning-rate", str(LEARNING_RATE))
+        common = (scratch, "--save", scratch / name, "--learning-rate", str(LEARNING_RATES[options.device]))
+        common += ("--device", options.device)
         one = side(interpreter, HERE / script, options.threads, *common, *arguments)
         runs.setdefault(name, []).append(one)
         above = one["peak_mib"] - one["imports_mib"]
@@ -117,15 +132,16 @@ def main() -> None:
 
     try:
         sizes = ("--pairs", options.pairs, "--held-out", options.held_out, "--seeds", options.rounds)
+        sizes += ("--hidden", hidden, "--layers", layers)
         prepare = [sys.executable, HERE.parent / "prepare_pm.py", scratch, "--data", options.data, *sizes]
         subprocess.run([str(part) for part in prepare], check=True, capture_output=True)
         for seed in range(options.rounds):
             arguments = ("--data", f"real-{seed}", "--seed", str(seed))
             run("TRL", python, "peer.py", *arguments)
             run("prefloop", sys.executable, "ours.py", *arguments)
-            peaks.append(peak_flops(options.threads))
+            peaks.append(peak_flops(options.threads, options.device))
             for name, values in losses.items():
-                values.append(held_out_loss(scratch, scratch / name))
+                values.append(held_out_loss(scratch, scratch / name, options.device))
         if not options.quick:
             for _ in range(2):
                 run("TRL, conversations", python, "peer.py", "--data", "conversations")
@@ -151,6 +167,9 @@ def main() -> None:
         "pairs": options.pairs,
         "rounds": options.rounds,
         "threads": options.threads,
+        "device": options.device,
+        "hidden": hidden,
+        "layers": layers,
         "ours_pairs_per_s": round(median("prefloop"), 3),
         "peer_pairs_per_s": round(median("TRL"), 3),
         "ratio": round(median("prefloop") / median("TRL"), 2),

@@ -1,16 +1,18 @@
 """PPO side by side: `train_policy` against TRL 1.12.0, the last release of TRL that has a PPO trainer.
 
-    python benchmarks/bench_ppo.py --data HH_RLHF_FOLDER [--rounds 3] [--batches 3] [--gain]
+    python benchmarks/bench_ppo.py --data HH_RLHF_FOLDER [--rounds 3] [--batches 3] [--gain] [--device cuda]
 
 Both sides take the same random models (Llama, hidden 192, 6 layers, vocabulary 2048: policy, reference, preference
 model, value model) and the same real prompts of HH-RLHF under 256 tokens; 64 new tokens, batches of 64 episodes, 2
 epochs, 4 minibatches. They run in turn, each run in a process of its own: TRL in float32, prefloop in float32 and in
-bfloat16. TRL gets its own virtual environment, which this script makes on first use.
+bfloat16. TRL gets its own virtual environment, which this script makes on first use. With `--device cuda` all models
+are Llamas of 0.7 billion weights on the GPU, where TRL runs in bfloat16 too; memory is then that of tensors there, and
+our first batch compiles attention. `--hidden` and `--layers` take another shape.
 
-Medians over the rounds are compared. `ratio` is prefloop's faster dtype against TRL, `ratio_fp32` float32 against
-float32, `peak_memory_ratio` the peak of that same prefloop dtype over TRL's, each less what importing the libraries
-takes. `--gain` adds what both learn in the tiny world, where there is something to learn: the rise of the PM's score on
-fixed prompts per minute of training. The last line of output is one JSON object.
+Medians over the rounds are compared. `ratio` is prefloop's faster dtype against TRL's, `ratio_fp32` float32 against
+float32, `peak_memory_ratio` the peak of those same dtypes, each less what importing the libraries takes. `--gain` adds
+what both learn in the tiny world, where there is something to learn: the rise of the PM's score on fixed prompts per
+minute of training, on the CPU. The last line of output is one JSON object.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from peers import peer_python, side
+from random_models import GPU_SHAPE
 
 HERE = Path(__file__).parent / "ppo"
 PEER = ("trl==1.12.0", "transformers==5.23.0", "accelerate==1.15.0", "datasets==5.2.0", "torch==2.13.0")
 DTYPES = {"prefloop bf16": "bfloat16", "prefloop fp32": "float32"}
+PEERS = {"TRL fp32": "float32", "TRL bf16": "bfloat16"}  # the second on a GPU alone
 GAIN_SETTINGS = ("--learning-rate", "2e-4", "--kl-coefficient", "0.05")
 
 
@@ -84,11 +88,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, default=3, help="of 64 episodes, a run")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--hidden", type=int)
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--gain", action="store_true", help="also what both learn per minute in the tiny world")
     parser.add_argument("--gain-batches", type=int, default=16)
     options = parser.parse_args()
     if options.data is None or not list(options.data.glob("*.jsonl.gz")):
         raise SystemExit("--data must be a folder with HH-RLHF's *.jsonl.gz files (or set PREFLOOP_DATA_ROOT).")
+    shape = GPU_SHAPE if options.device == "cuda" else (192, 6)
+    peers = dict(PEERS) if options.device == "cuda" else {"TRL fp32": "float32"}
     python = peer_python(options.peer_environment, PEER)
     scratch = Path(tempfile.mkdtemp())
     try:
@@ -98,14 +107,17 @@ def main() -> None:
             str(scratch / "models"),
             "--data",
             str(options.data),
+            "--hidden",
+            str(options.hidden or shape[0]),
+            "--layers",
+            str(options.layers or shape[1]),
         ]
         subprocess.run([*prepare, "--prompts", str(64 * options.batches)], check=True, capture_output=True)
-        runs: dict[str, list[dict[str, Any]]] = {"TRL fp32": [], **{name: [] for name in DTYPES}}
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in peers | DTYPES}
         for _ in range(options.rounds):
             for name, results in runs.items():
-                arguments = ("--batches", str(options.batches))
-                if name in DTYPES:
-                    arguments += ("--dtype", DTYPES[name])
+                arguments = ("--batches", str(options.batches), "--dtype", (peers | DTYPES)[name])
+                arguments += ("--device", options.device)
                 interpreter, script = (sys.executable, "ours.py") if name in DTYPES else (python, "peer.py")
                 one = side(interpreter, HERE / script, options.threads, scratch / "models", *arguments)
                 results.append(one)
@@ -131,21 +143,24 @@ def main() -> None:
         return statistics.median(one["peak_mib"] - one["imports_mib"] for one in runs[name])
 
     best = max(DTYPES, key=lambda name: median(name, "episodes_per_s"))
-    peer = median("TRL fp32", "episodes_per_s")
+    best_peer = max(peers, key=lambda name: median(name, "episodes_per_s"))
+    peer = median(best_peer, "episodes_per_s")
     result = {
         "benchmark": "ppo",
         "rounds": options.rounds,
         "episodes_a_run": 64 * options.batches,
         "threads": options.threads,
+        "device": options.device,
         "ours_dtype": DTYPES[best],
+        "peer_dtype": peers[best_peer],
         "ours_episodes_per_s": round(median(best, "episodes_per_s"), 2),
         "ours_fp32_episodes_per_s": round(median("prefloop fp32", "episodes_per_s"), 2),
         "peer_episodes_per_s": round(peer, 2),
         "ratio": round(median(best, "episodes_per_s") / peer, 2),
-        "ratio_fp32": round(median("prefloop fp32", "episodes_per_s") / peer, 2),
+        "ratio_fp32": round(median("prefloop fp32", "episodes_per_s") / median("TRL fp32", "episodes_per_s"), 2),
         "seconds_per_batch": {name: round(median(name, "seconds_per_batch"), 2) for name in runs},
         "peak_mib_above_imports": {name: round(above_imports(name)) for name in runs},
-        "peak_memory_ratio": round(above_imports(best) / above_imports("TRL fp32"), 2),
+        "peak_memory_ratio": round(above_imports(best) / above_imports(best_peer), 2),
         "peak_memory_ratio_fp32": round(above_imports("prefloop fp32") / above_imports("TRL fp32"), 2),
     } | gains
     print(json.dumps(result))

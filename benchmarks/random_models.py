@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+GPU_SHAPE = (1536, 24)
+"""Hidden size and layers of what measurements on a GPU take: 0.7 billion weights."""
+
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE whose ids 0 and 1 are padding and end of text; it has no chat template."""

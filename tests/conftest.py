@@ -1,6 +1,6 @@
 """Fixtures of the whole project: databases on both engines, the real data's folder, the browser.
 
-What is missing is skipped with its reason; where PREFLOOP_REQUIRE (a comma list of browser, postgres, real_data)
+What is missing is skipped with its reason; where PREFLOOP_REQUIRE (a comma list of browser, gpu, postgres, real_data)
 names it, it fails instead. The run ends with a list of every skipped test.
 """
 
@@ -25,7 +25,7 @@ from prefloop.store.migrations import HEAD
 from prefloop.store.tables import metadata
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-NEEDS = {"data_root": "real_data", "chromium_path": "browser", "postgres_cluster": "postgres"}
+NEEDS = {"gpu": "gpu", "data_root": "real_data", "chromium_path": "browser", "postgres_cluster": "postgres"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 settings.register_profile("here", deadline=None)
@@ -67,6 +67,16 @@ def data_root() -> Path:
     if not (folder / "hh-rlhf").is_dir():
         missing("real_data", f"no real data at {folder}: set PREFLOOP_DATA_ROOT to the folder that holds hh-rlhf/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def gpu() -> str:
+    """The name of a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        missing("gpu", "no GPU that torch can use")
+    return "cuda"
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,11 @@ parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--batch", type=int, default=16)
 parser.add_argument("--learning-rate", type=float, required=True)
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
 parser.add_argument("--save", type=Path, required=True)
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
-imports_mib = peak_mib()
+imports_mib = peak_mib(options.device)
 rows = json.loads((options.folder / f"{options.data}.json").read_text(encoding="utf-8"))
 pairs = [PreferencePair.model_validate(row["pair"]) for row in rows]
 times: list[float] = []
@@ -51,6 +52,8 @@ def timed(steps: range, **_: Any) -> Any:
             yield from steps
 
         def set_postfix(self, **_: object) -> None:
+            if options.device == "cuda":
+                torch.cuda.synchronize()
             times.append(time.perf_counter())
 
     return Bar()
@@ -63,6 +66,7 @@ run = PreferenceRun(
     warmup_steps=0,
     weight_decay=0.0,
     dtype="bfloat16",
+    device=options.device,
     max_context_tokens=1024,
     held_out_share=0.0,
     checkpoint_every_steps=10**6,
@@ -85,7 +89,7 @@ print(
             "step_seconds": [round(stop - start, 2) for start, stop in pairwise(times)],
             "whole_call_seconds": whole,
             "tokens": sum(row["preference/tokens"] for row in metrics),
-            "peak_mib": peak_mib(),
+            "peak_mib": peak_mib(options.device),
             "imports_mib": imports_mib,
         }
     )

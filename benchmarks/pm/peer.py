@@ -28,11 +28,12 @@ parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--batch", type=int, default=16)
 parser.add_argument("--learning-rate", type=float, required=True)
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
 parser.add_argument("--save", type=Path, required=True)
 parser.add_argument("--defaults", action="store_true", help="its own batch size, checkpointing and optimizer")
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
-imports_mib = peak_mib()
+imports_mib = peak_mib(options.device)
 rows = json.loads((options.folder / f"{options.data}.json").read_text(encoding="utf-8"))
 same: dict[str, Any] = {
     "per_device_train_batch_size": options.batch,
@@ -54,7 +55,7 @@ trainer = RewardTrainer(
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=options.device == "cpu",
         seed=options.seed,
         **({} if options.defaults else same),
     ),
@@ -71,7 +72,7 @@ print(
             "seconds": seconds,
             "pairs": len(rows),
             "pairs_per_s": len(rows) / seconds,
-            "peak_mib": peak_mib(),
+            "peak_mib": peak_mib(options.device),
             "imports_mib": imports_mib,
         }
     )

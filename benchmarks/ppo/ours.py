@@ -26,6 +26,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)
 parser.add_argument("--batches", type=int, required=True)
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
 parser.add_argument("--dtype", default="float32")
 parser.add_argument("--learning-rate", type=float, default=3e-6)
 parser.add_argument("--kl-coefficient", type=float, default=0.05)
@@ -33,7 +34,7 @@ parser.add_argument("--set", action="append", default=[], help="further settings
 parser.add_argument("--save", type=Path, help="where the trained policy goes")
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
-imports_mib = peak_mib()
+imports_mib = peak_mib(options.device)
 
 rows = json.loads((options.folder / "prompts.json").read_text(encoding="utf-8"))
 prompts = [[Message(**message) for message in row["messages"]] for row in rows]
@@ -50,6 +51,8 @@ def timed(batches: range, **_: Any) -> Any:
                 yield index
 
         def set_postfix(self, **_: object) -> None:
+            if options.device == "cuda":
+                torch.cuda.synchronize()
             if len(times) == len(batches):
                 times.append(time.perf_counter())  # the last batch is logged; a snapshot follows
 
@@ -72,9 +75,10 @@ settings = PolicyRun.model_validate(
         "snapshots": 1,
         "checkpoint_every_batches": options.batches + 1,
         "dtype": options.dtype,
-        "device": "cpu",
+        "device": options.device,
         "seed": 0,
     }
+    | ({} if options.device == "cpu" else {"row_tokens": 2048, "tokens_per_forward": 16_384})
     | dict(item.split("=", 1) for item in options.set)
 )
 with tempfile.TemporaryDirectory() as scratch:
@@ -96,7 +100,7 @@ print(
             "scoring_seconds": sum(row["time/scoring_seconds"] for row in metrics) / options.batches,
             "update_seconds": sum(row["time/update_seconds"] for row in metrics) / options.batches,
             "reply_tokens": sum(row["reply/tokens"] for row in metrics) / len(metrics),
-            "peak_mib": peak_mib(),
+            "peak_mib": peak_mib(options.device),
             "imports_mib": imports_mib,
         }
     )

@@ -28,13 +28,15 @@ parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)
 parser.add_argument("--batches", type=int, required=True)
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+parser.add_argument("--dtype", default="float32")
 parser.add_argument("--learning-rate", type=float, default=3e-6)
 parser.add_argument("--kl-coefficient", type=float, default=0.05)
 parser.add_argument("--missing-eos-penalty", type=float)
 parser.add_argument("--save", type=Path, help="where the trained policy goes")
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
-imports_mib = peak_mib()
+imports_mib = peak_mib(options.device)
 
 tokenizer = AutoTokenizer.from_pretrained(options.folder / "policy")
 tokenizer.padding_side = "left"
@@ -68,10 +70,10 @@ with tempfile.TemporaryDirectory() as scratch:
             learning_rate=options.learning_rate,
             kl_coef=options.kl_coefficient,
             missing_eos_penalty=options.missing_eos_penalty,
-            bf16=False,
+            bf16=options.dtype == "bfloat16",
             save_strategy="no",
             report_to="none",
-            use_cpu=True,
+            use_cpu=options.device == "cpu",
         ),
         processing_class=tokenizer,
         model=policy(),
@@ -95,7 +97,7 @@ print(
             "seconds": seconds,
             "episodes_per_s": episodes / seconds,
             "seconds_per_batch": seconds / options.batches,
-            "peak_mib": peak_mib(),
+            "peak_mib": peak_mib(options.device),
             "imports_mib": imports_mib,
         }
     )
