@@ -109,6 +109,20 @@ def test_a_budget_becomes_comparisons_and_accuracy(tmp_path: Path) -> None:
     assert "11.0 times what was measured" in far.curves["Data"].note
 
 
+def test_seeds_with_pairs_of_their_own_make_the_band_wide(tmp_path: Path) -> None:
+    folder = _scan(tmp_path / "scan")
+    scans = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
+    scans["Data"]["seeds"] = [0, 1]
+    for place, point in enumerate(scans["Data"]["points"]):
+        point["accuracy"]["all"]["clusters"] = 2
+        middle = point["by_seed"]["0"]
+        point["by_seed"] = {"0": middle + 0.01 * (place - 1), "1": middle - 0.01 * (place - 1)}
+    (folder / "scan.json").write_text(json.dumps(scans), encoding="utf-8")
+    expected = plan_collection(folder, workers=5, hours=10, per_hour=20, price=12).curves["Data"]
+    # with 1,000 pairs more, one doubling beyond the last point, the lines stand at 0.75 +- 0.02: t(1) 0.02 on each side
+    assert expected.accuracy_then.high == pytest.approx(0.75 + 12.7062 * 0.02, rel=1e-3)
+
+
 def test_a_plan_without_a_curve_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"no .*scan\.json"):
         plan_collection(tmp_path, 1, 1, 1, 1)

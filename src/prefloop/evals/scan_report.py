@@ -42,11 +42,9 @@ def _trainings(scans: Mapping[str, ScanEvaluation]) -> str:
 
 
 def _interval_sentence(scan: ScanEvaluation) -> str:
-    clusters = scan.points[0].accuracy[ALL].clusters
-    if clusters == len(scan.seeds) > 1:
-        return (
-            f"Intervals are 95%, Student's t over {clusters} seeds, each with judgments and held-out pairs of its own."
-        )
+    if scan.is_over_seeds:
+        seeds = len(scan.seeds)
+        return f"Intervals are 95%, Student's t over {seeds} seeds, each with judgments and held-out pairs of its own."
     return "Intervals are 95%, clustered by conversation; every model is tested on conversations that it has not seen."
 
 

@@ -83,9 +83,11 @@ class ScanFit(Noun):
 
     line: LinearFit
     band: tuple[FittedPoint, ...] = Field(description="x is not its logarithm here")
-    over: Literal["seeds", "conversations"] = Field(
+    over: Literal["seeds", "conversations", "points"] = Field(
+        "points",
         description="what the intervals are over: the lines of seeds with pairs of their own, or resampled "
-        "conversations of the only held-out pairs there are, with the models as they are"
+        "conversations of the only held-out pairs there are, with the models as they are; of older "
+        "scans all points as if they were independent, which is too narrow",
     )
 
 
@@ -102,6 +104,11 @@ class ScanEvaluation(Noun):
     above_threshold: tuple[AboveThreshold, ...] = Field(
         (), description="of the last value, scores counted from the mean of their own model"
     )
+
+    @property
+    def is_over_seeds(self) -> bool:
+        """Whether each of several seeds has held-out pairs of its own, so that intervals are over the seeds."""
+        return self.points[0].accuracy[ALL].clusters == len(self.seeds) > 1
 
 
 def x_of(setting: str, point: ScanPoint) -> float | None:

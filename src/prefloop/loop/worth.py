@@ -6,15 +6,16 @@ Knows the numbers that `prefloop eval scan` left behind.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from prefloop.errors import DataError, NotFoundError
 from prefloop.evals import ScanEvaluation
-from prefloop.evals.scans import x_of
+from prefloop.evals.scans import ALL, x_of
 from prefloop.schema import Interval, Noun
-from prefloop.stats import fitted_line, judgments_to_see
+from prefloop.stats import FittedPoint, fitted_line, judgments_to_see, line_over_runs
 
 __all__ = ["CollectionPlan", "Expected", "plan_collection"]
 
@@ -23,7 +24,7 @@ _SETTING = "training_pairs"
 
 
 class Expected(Noun):
-    """What a learning curve lets expect; the bands are those of the fitted line."""
+    """What a learning curve lets expect; bands are of its line, over seeds where each has pairs of its own."""
 
     comparisons_now: int = Field(description="the largest number that the curve was measured at")
     comparisons_then: int
@@ -85,12 +86,11 @@ def plan_collection(
 
 
 def _expected(title: str, scan: ScanEvaluation, more: int, cost: float) -> Expected:
-    points = [(x_of(_SETTING, point) or 0.0, value) for point in scan.points for value in point.by_seed.values()]
-    x, y = [math.log(pairs) for pairs, _ in points], [value for _, value in points]
-    now = round(max(pairs for pairs, _ in points))
+    pairs = [x_of(_SETTING, point) or 0.0 for point in scan.points]
+    now = round(max(pairs))
     then = now + more
     try:
-        here, there, thousand = fitted_line(x, y, [math.log(now), math.log(then), math.log(now + 1000)])
+        here, there, thousand = _line(scan, pairs, [math.log(now), math.log(then), math.log(now + 1000)])
     except DataError as error:
         raise DataError(f"The scan {title!r} has no curve to plan by. {error}") from None
     gain = there.y.value - here.y.value
@@ -106,3 +106,13 @@ def _expected(title: str, scan: ScanEvaluation, more: int, cost: float) -> Expec
         cost_per_point=cost / (100 * gain) if cost > 0 and gain > 0 else None,
         note=beyond,
     )
+
+
+def _line(scan: ScanEvaluation, pairs: Sequence[float], at: Sequence[float]) -> tuple[FittedPoint, ...]:
+    """Over the lines of the seeds where each has pairs of its own, else through all points."""
+    if scan.is_over_seeds:
+        runs = [[point.by_seed[seed] for point in scan.points] for seed in scan.seeds]
+        n = sum(point.accuracy[ALL].n for point in scan.points)
+        return line_over_runs([math.log(x) for x in pairs], runs, at, n=n).band
+    points = [(math.log(x), y) for x, point in zip(pairs, scan.points, strict=True) for y in point.by_seed.values()]
+    return fitted_line([x for x, _ in points], [y for _, y in points], at)
