@@ -5,8 +5,9 @@
 Both sides train the same random Llama (17 M parameters, a BPE of 4,096 tokens) on the same ids of the same real pairs,
 a seeded sample over all four tranches whose sides stay under 1,024 tokens: an optimizer step (AdamW, the same settings)
 every 16 pairs, bf16 autocast, no gradient checkpointing. They run in turn, each run in a process of its own, another
-model and other pairs each round; both orders of the pairs are random. TRL gets its own virtual environment, which this
-script makes on first use. After that: TRL with its defaults, and whole conversations of four comparisons each.
+model and other pairs each round; both take the pairs in the same random order, so that they make the same steps up to
+rounding, and should reach the same loss. TRL gets its own virtual environment, which this script makes on first use.
+After that: TRL with its defaults, and whole conversations of four comparisons each.
 
 With `--device cuda` both sides train a Llama of 0.7 billion weights on the GPU, 1,024 pairs a round; memory is that of
 tensors there, and our first step compiles attention. `--hidden` and `--layers` take another shape.

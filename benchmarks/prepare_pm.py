@@ -4,7 +4,8 @@
 
 FOLDER gets `start-0/` ...: Llamas with a one-label head, 17 M parameters, a byte-level BPE of 4,096 tokens beside them;
 `real-0.json` ...: pairs of all tranches whose sides stay under 1,024 tokens; `held_out.json`: pairs with other opening
-turns; `conversations.json`: comparisons of the tiny world, four of each conversation.
+turns; `conversations.json`: comparisons of the tiny world, four of each conversation. Beside each file that is trained
+on, `real-0.order.json` has the places of its pairs in the order in which prefloop's trainer takes them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from prefloop.sandbox import dialogues, world
 from prefloop.schema import Message, PreferencePair
 from prefloop.store.formats import hh_rlhf
 from prefloop.store.imports import ImportedPair
+from prefloop.train.preference import StepPlan
+from prefloop.train.preference_settings import PreferenceRun
 
 LONGEST = 1023
 VOCABULARY = 4096
@@ -84,6 +87,13 @@ def rows_of(model: PreferenceModel, pairs: list[PreferencePair]) -> Iterator[dic
             yield {"pair": pair.model_dump(mode="json"), **{f"{side}_ids": value for side, value in ids.items()}}
 
 
+def order_of(rows: list[dict[str, Any]], start: Path, seed: int, batch: int) -> list[int]:
+    """Places of the pairs in the order of the trainer's steps."""
+    run = PreferenceRun(start=start, pairs_per_step=batch, seed=seed)
+    plan = StepPlan([PreferencePair.model_validate(row["pair"]) for row in rows], run)
+    return [place for step in range(len(plan)) for place in plan.places(step)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -91,6 +101,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, required=True)
     parser.add_argument("--held-out", type=int, required=True)
     parser.add_argument("--seeds", type=int, required=True)
+    parser.add_argument("--batch", type=int, default=16, help="pairs of an optimizer step")
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--layers", type=int, default=8)
     options = parser.parse_args()
@@ -111,6 +122,10 @@ def main() -> None:
     parts["conversations"] = list(rows_of(model, conversations(options.pairs // TURNS)))
     for name, part in parts.items():
         (folder / f"{name}.json").write_text(json.dumps(part), encoding="utf-8")
+        if part is not held_out:
+            seed = int(name.removeprefix("real-")) if name.startswith("real-") else 0
+            order = order_of(part, folder / f"start-{seed}", seed, options.batch)
+            (folder / f"{name}.order.json").write_text(json.dumps(order), encoding="utf-8")
 
 
 if __name__ == "__main__":

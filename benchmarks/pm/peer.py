@@ -1,6 +1,7 @@
 """One run of TRL's RewardTrainer for `bench_pm.py`, in TRL's own environment; the last line is one JSON object.
 
-Timed is `train()` alone. It is fed ids, so that both sides see the same tokens. Knows nothing of prefloop.
+Timed is `train()` alone. It is fed ids in the order in which prefloop's trainer takes them, so that both sides make the
+same steps. Knows nothing of prefloop.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ options = parser.parse_args()
 torch.set_num_threads(options.threads)
 imports_mib = peak_mib(options.device)
 rows = json.loads((options.folder / f"{options.data}.json").read_text(encoding="utf-8"))
+if not options.defaults:
+    order = json.loads((options.folder / f"{options.data}.order.json").read_text(encoding="utf-8"))
+    rows = [rows[place] for place in order]
 same: dict[str, Any] = {
     "per_device_train_batch_size": options.batch,
     "gradient_checkpointing": False,
@@ -44,6 +48,7 @@ same: dict[str, Any] = {
     "lr_scheduler_type": "constant",
     "adam_beta2": 0.98,
     "max_grad_norm": 1.0,
+    "train_sampling_strategy": "sequential",
     "logging_steps": 1000,
 }
 scratch = tempfile.mkdtemp()

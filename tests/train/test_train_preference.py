@@ -344,10 +344,10 @@ def test_a_loss_that_is_not_finite_names_step_and_checkpoint(start: Path, tmp_pa
 
 
 def test_plan_takes_every_pair_once_an_epoch_and_keeps_conversations_together(start: Path) -> None:
-    from prefloop.train.preference import _Plan
+    from prefloop.train.preference import StepPlan
 
     pairs = make_pairs(7, seed=11, turns=3)
-    plan = _Plan(pairs, settings_for(start, pairs_per_step=6, epochs=2))
+    plan = StepPlan(pairs, settings_for(start, pairs_per_step=6, epochs=2))
     assert len(plan) == 8  # ceil(21 / 6) = 4 an epoch
     for epoch in (0, 1):
         steps = [plan.step(4 * epoch + place) for place in range(4)]

@@ -101,7 +101,7 @@ def train_preference(
     dtype = autocast_dtype(run, model)
     if dtype is torch.bfloat16 and model.device.type == "cpu" and not model.shares_beginnings:
         model.model.set_attn_implementation("eager")  # torch's fused attention is slow in bfloat16 there
-    plan = _Plan(lessons.pairs, run)
+    plan = StepPlan(lessons.pairs, run)
     counts = _no_counts()
     fingerprint = _fingerprint(lessons)
     first_step, last_saved = 0, None
@@ -263,7 +263,7 @@ def held_out_metrics(model: PreferenceModel, held_out: Sequence[PreferencePair])
     }
 
 
-class _Plan:
+class StepPlan:
     """Which pairs each step takes: epochs in shuffled order of conversations, their pairs side by side."""
 
     def __init__(self, pairs: Sequence[PreferencePair], run: PreferenceRun) -> None:
