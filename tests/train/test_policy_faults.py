@@ -76,12 +76,15 @@ def test_a_pm_that_rewards_length_alone(models: Path, endings: Path, length_love
     assert "rewards long replies and little else" in result.alarms[0]
 
 
-def test_a_pm_that_returns_nan(models: Path, endings: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("weight", "said"), [(float("nan"), "32 values that are not finite"), (3e38, "gives the score (-?inf|nan);")]
+)
+def test_a_pm_without_finite_scores(weight: float, said: str, models: Path, endings: Path, tmp_path: Path) -> None:
     broken = PreferenceModel.load(models / "pm")
     with torch.no_grad():
-        broken.model.score.weight.fill_(float("nan"))
-    with pytest.raises(ModelError, match="preference model gives the score nan"):
-        run(models, tmp_path, [ASK] * 16, policy=endings, preference_model=broken.save(tmp_path / "nan"))
+        broken.model.score.weight.fill_(weight)
+    with pytest.raises(ModelError, match=said):
+        run(models, tmp_path, [ASK] * 16, policy=endings, preference_model=broken.save(tmp_path / "broken"))
 
 
 def test_a_prompt_longer_than_the_window(models: Path, endings: Path, tmp_path: Path) -> None:
