@@ -131,6 +131,15 @@ class Renderer:
         except ModelError:
             return None
 
+    def gives_template_ids(self) -> bool:
+        """Whether a conversation has the ids of its template's whole text, where a word may take in a space."""
+        if self.layout == "hh":
+            return True
+        question, answer = Message(role="user", text="what is the time?"), Message(role="assistant", text="it is late.")
+        turns = [{"role": turn.role, "content": turn.text} for turn in (question, answer, question, answer)]
+        whole = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        return self.conversation([question, answer] * 2).ids == self._encode_trusted(whole)
+
     def turn_ids(self, message: Message) -> list[int]:
         """Header, text and end of one turn."""
         pieces = self._pieces[message.role]

@@ -111,17 +111,26 @@ def test_a_pm_that_rewards_length_alone(models: Path, endings: Path, length_love
     assert "rewards long replies and little else" in result.alarms[0]
 
 
-def test_a_pm_that_returns_nan(models: Path, endings: Path, tmp_path: Path) -> None:
+def test_a_pm_without_finite_scores(models: Path, endings: Path, tmp_path: Path) -> None:
+    broken = PreferenceModel.load(models / "pm")
+    with torch.no_grad():
+        broken.model.score.weight.fill_(3e38)
+    folder = broken.save(tmp_path / "broken")
+    said = r"gives the score (-?inf|nan)"
+    with pytest.raises(ModelError, match=r"The PM trained against \(preference_model\) " + said):
+        run(models, tmp_path / "one", [ASK] * 16, policy=endings, preference_model=folder)
+    with pytest.raises(ModelError, match=r"The held-out PM \(held_out_preference_model\) " + said):
+        run(models, tmp_path / "two", [ASK] * 16, policy=endings, held_out_preference_model=folder)
+    with pytest.raises(ModelError, match=r"The watching PM 'lost' \(watching_preference_models\) " + said):
+        run(models, tmp_path / "three", [ASK] * 16, policy=endings, watching_preference_models={"lost": folder})
+
+
+def test_a_pm_whose_weights_are_no_numbers(models: Path, endings: Path, tmp_path: Path) -> None:
     broken = PreferenceModel.load(models / "pm")
     with torch.no_grad():
         broken.model.score.weight.fill_(float("nan"))
-    folder = broken.save(tmp_path / "nan")
-    with pytest.raises(ModelError, match=r"The PM trained against \(preference_model\) gives the score nan"):
-        run(models, tmp_path / "one", [ASK] * 16, policy=endings, preference_model=folder)
-    with pytest.raises(ModelError, match=r"The held-out PM \(held_out_preference_model\) gives the score nan"):
-        run(models, tmp_path / "two", [ASK] * 16, policy=endings, held_out_preference_model=folder)
-    with pytest.raises(ModelError, match=r"The watching PM 'lost' \(watching_preference_models\) gives the score nan"):
-        run(models, tmp_path / "three", [ASK] * 16, policy=endings, watching_preference_models={"lost": folder})
+    with pytest.raises(ModelError, match="32 values that are not finite"):
+        run(models, tmp_path, [ASK] * 16, policy=endings, preference_model=broken.save(tmp_path / "broken"))
 
 
 def test_a_prompt_longer_than_the_window(models: Path, endings: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any
 
 from prefloop.render import Renderer
-from prefloop.schema import Message
 
 __all__ = ["plain_reply_end", "say_how_it_is_read"]
 
@@ -34,22 +33,12 @@ def plain_reply_end(model: Any, renderer: Renderer) -> list[int]:
 def say_how_it_is_read(path: str, renderer: Renderer, reply_end: Sequence[int]) -> None:
     """Warns, once for each path: templates alone move the accuracy of published PMs by 5 to 17 points."""
     written = "with plain Human and Assistant headers" if renderer.layout == "hh" else "with its tokenizer's template"
-    if not _is_written_alike(renderer):
+    if not renderer.gives_template_ids():
         written += " (each piece of a turn tokenized by itself, which here gives other tokens than the whole text)"
     place = "at the last token of the reply's text, because its padding token is its end token"
     if reply_end:
         place = f"at the token {renderer.tokenizer.decode([reply_end[-1]])!r} behind the reply"
     _warn(path, written, place)
-
-
-def _is_written_alike(renderer: Renderer) -> bool:
-    """Whether a conversation has the ids that the tokenizer gives its own template's text."""
-    if renderer.layout == "hh":
-        return True
-    turns = [("user", "what is the time?"), ("assistant", "it is late.")] * 2
-    text = renderer.tokenizer.apply_chat_template([{"role": r, "content": t} for r, t in turns], tokenize=False)
-    ids = renderer.conversation([Message.model_validate({"role": role, "text": text}) for role, text in turns]).ids
-    return bool(ids == renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 @cache
