@@ -7,6 +7,7 @@ counts how often they are right. Knows numbers alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -120,7 +121,12 @@ def _template(e: Evidence) -> Iterator[Finding]:
                 f"{name} reads the same turns better by {format_interval(saved)} nats a token when they are written "
                 "another way."
             )
-    if e.learned is not None and e.reread is not None and _is_at_chance(e.reread) and e.learned.low > e.reread.high:
+    if (
+        e.learned is not None
+        and e.reread is not None
+        and _is_at_chance(e.reread)
+        and _is_surely_above(e.learned, e.reread)
+    ):
         evidence.append(
             f"The PM was right in {format_interval(e.learned)} of its training pairs before it had learned them, and "
             f"is in {format_interval(e.reread)} of some of them now: it does not read what it was trained on."
@@ -301,6 +307,11 @@ def _is_elsewhere(e: Evidence) -> bool:
 
 def _is_at_chance(accuracy: Interval) -> bool:
     return accuracy.value < BARELY_LEARNED and accuracy.low <= CHANCE + 0.02
+
+
+def _is_surely_above(one: Interval, other: Interval) -> bool:
+    """The 95% interval of the difference of two independent shares lies above 0."""
+    return one.value - other.value > math.hypot(one.value - one.low, other.high - other.value)
 
 
 def _is_small(e: Evidence) -> str:
