@@ -124,3 +124,28 @@ def test_the_block_mask_of_flex_attention_is_the_same() -> None:
     out = flex_attention(*rows, block_mask=tries.block_mask, scale=0.3)[0].transpose(0, 1)
     torch.testing.assert_close(out, dense(query, key, value, tries), rtol=1e-5, atol=1e-5)
     assert 0 < tries.block_mask.sparsity() < 100
+
+
+@given(st.lists(id_lists, min_size=1, max_size=6), st.integers(3, 40), st.sampled_from([1, 2, 8]))
+@settings(max_examples=60)
+def test_mask_blocks_hold_what_is_seen(parts: list[list[list[int]]], row_tokens: int, size: int) -> None:
+    """Blocks taken as whole are seen whole, and what is left out is seen by nobody."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trie_attention, "_MASK_BLOCK", size)
+        tries = tries_of([sequence for part in parts for sequence in part], row_tokens)
+        found, seen, width = tries.block_mask, dense_mask(tries), len(tries.flat)
+        count = -(-width // size)
+        kinds = torch.zeros(count, count)
+        for kind, (numbers, places) in (
+            (1, (found.kv_num_blocks, found.kv_indices)),
+            (2, (found.full_kv_num_blocks, found.full_kv_indices)),
+        ):
+            for query in range(count):
+                kinds[query, places[0, 0, query, : numbers[0, 0, query]].long()] = kind
+        expected = torch.zeros(count, count)
+        for query in range(count):
+            for key in range(count):
+                block = seen[query * size : (query + 1) * size, key * size : (key + 1) * size]
+                is_whole = bool(block.all()) and block.numel() == size * size
+                expected[query, key] = 2 if is_whole and query > key else 1 if block.any() else 0
+        assert torch.equal(kinds, expected)

@@ -18,9 +18,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -33,6 +33,7 @@ TRIE = "prefloop_trie"
 _QUERIES = 128  # of a block at most: a longer chain is cut, so that most of what causality hides is not computed
 _CALL = 6_000  # what one more block costs, in products of a query and a key (measured: 6 heads of 64)
 _KEPT_WEIGHTS = 2**25  # attention weights that one layer keeps for its gradient (128 MiB); more are computed again
+_MASK_BLOCK = 128  # of FlexAttention, queries and keys
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "sliding_window")
 
 Spans = tuple[tuple[int, int], ...]
@@ -111,13 +112,37 @@ class FlatTries:
 
     @cached_property
     def block_mask(self) -> BlockMask:
-        """The same for FlexAttention, on the device of `subtree_ends`."""
-        ends = self.subtree_ends
+        """The same for FlexAttention, on the device of `subtree_ends`; made from blocks, not from each query and key.
+
+        A key of a block is seen by some query of a later block where its subtree reaches into it, and all keys by all
+        queries where all subtrees reach beyond it.
+        """
+        ends, size = self.subtree_ends, len(self.subtree_ends)
 
         def is_seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (query >= key) & (query < ends[key])
 
-        return create_block_mask(is_seen, None, None, len(ends), len(ends), device=str(ends.device))
+        count = -(-size // _MASK_BLOCK)
+        padded = torch.nn.functional.pad(ends, (0, count * _MASK_BLOCK - size)).view(count, _MASK_BLOCK)
+        start = torch.arange(count, device=ends.device)[:, None] * _MASK_BLOCK  # (query block, 1)
+        is_later = torch.ones(count, count, dtype=torch.bool, device=ends.device).tril(-1)
+        is_whole = is_later & (padded.amin(1) >= start + _MASK_BLOCK)
+        is_part = (is_later & (padded.amax(1) > start) & ~is_whole) | torch.eye(
+            count, dtype=torch.bool, device=ends.device
+        )
+        return BlockMask.from_kv_blocks(
+            *_numbers_and_places(is_part),
+            *_numbers_and_places(is_whole),
+            BLOCK_SIZE=_MASK_BLOCK,
+            mask_mod=is_seen,
+            seq_lengths=(size, size),
+        )
+
+
+def _numbers_and_places(blocks: Bool[Tensor, "query key"]) -> tuple[Int[Tensor, "1 1 query"], Int[Tensor, "1 1 q k"]]:
+    """How many key blocks are True for each query block, and the places of all, those first."""
+    places = blocks.int().argsort(dim=1, descending=True, stable=True)
+    return blocks.sum(1, dtype=torch.int32)[None, None], places.int()[None, None]
 
 
 def block_attention(

@@ -60,9 +60,11 @@ class PolicyRun(Config):
         0.0, ge=0.0, description="also whenever sqrt(KL) passes a multiple of this (square root of nats); 0 never"
     )
     checkpoint_every_batches: int = Field(4, ge=1, description="batches that a killed run loses at most")
-    row_tokens: int = Field(128, ge=16, description="length of a packed row; short rows are cheap on a CPU")
+    row_tokens: int = Field(
+        128, ge=16, description="length of a packed row; short rows are cheap on a CPU, on a GPU take 2048"
+    )
     tokens_per_forward: int = Field(
-        1024, ge=16, description="bounds memory; on a CPU parts that fit the cache are fast"
+        1024, ge=16, description="bounds memory; on a CPU parts that fit the cache are fast, on a GPU take 16384"
     )
     shard: bool = Field(
         False, description="split policy and value model over the processes of torchrun (FSDP2); saved whole"
