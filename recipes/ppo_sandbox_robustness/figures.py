@@ -12,7 +12,7 @@ import numpy.typing as npt
 from prefloop.report import Report, Series, interval_plot, line_plot
 from prefloop.sandbox import is_harmful, world
 from prefloop.schema import Interval
-from prefloop.stats import clustered_mean, run_mean
+from prefloop.stats import clustered_mean, linear_part, run_mean
 from prefloop.train.gauges import evaluated_replies, evaluation_prompts
 from prefloop.train.optimisation import Optimisation, optimisation
 
@@ -53,7 +53,8 @@ def write_figures(finished: Mapping[Any, Path], path: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"runs": len(runs), "seeds": seeds, "episodes": runs[0].episodes[-1]}
     result["train_and_test"] = _train_and_test(report, runs)
     result["linear"] = _linear(report, runs)
-    result["size"] = _size(report, runs)
+    result["slopes"] = _slopes(report, runs)
+    result["ends"] = _ends(report, runs)
     result["gold"] = _gold(report, runs)
     result["modes"] = _modes(report, runs)
     report.write(path, result)
@@ -120,11 +121,41 @@ def _linear(report: Report, runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def _size(report: Report, runs: Sequence[Run]) -> dict[str, Any]:
+def _slopes(report: Report, runs: Sequence[Run]) -> dict[str, Any]:
     report.section(
         "Slope by size of the PM (Figure 33)",
-        "How much better the large policy ends than the small one, by each test PM. The paper: the larger the test PM, "
-        "the steeper; policies trained against a small PM end poor under a large one.",
+        "Rise over sqrt(KL) in the linear part of each run, by each test PM, mean over the policies of a seed. The "
+        "paper: the larger the test PM, the steeper.",
+    )
+    found: dict[str, Interval] = {}
+    for pm in SIZES:
+        for test in SIZES:
+            by_seed: dict[int, list[Interval]] = {}
+            for run in (run for run in runs if run.cell.pm == pm):
+                line = linear_part(run.root_kl, run.rises[f"test_{test}"].mean(1))
+                by_seed.setdefault(run.seed, []).append(line.fit.slope)
+            if by_seed:
+                found[f"trained on {pm}, judged by {test}"] = _mean_slope(list(by_seed.values()))
+    if found:
+        label = "slope (deviations of the start per square root of a nat)"
+        report.plot(interval_plot(found, title="Slope of the linear part", x_label=label, reference=0.0))
+    return {name: _json(value) for name, value in found.items()}
+
+
+def _mean_slope(seeds: Sequence[Sequence[Interval]]) -> Interval:
+    """Of several seeds with the interval over their means (Student's t); one seed's interval is not known."""
+    means = [float(np.mean([slope.value for slope in slopes])) for slopes in seeds]
+    points = sum(slope.n for slopes in seeds for slope in slopes)
+    if len(means) == 1:
+        return seeds[0][0] if len(seeds[0]) == 1 else Interval(value=means[0], low=-np.inf, high=np.inf, n=points)
+    return run_mean(means, points)
+
+
+def _ends(report: Report, runs: Sequence[Run]) -> dict[str, Any]:
+    report.section(
+        "Where policies of two sizes end",
+        "How much better the large policy ends than the small one, by each test PM. The paper: policies trained "
+        "against a small PM end poor under a large one.",
     )
     found: dict[str, Any] = {}
     for pm in SIZES:

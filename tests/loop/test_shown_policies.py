@@ -97,7 +97,7 @@ def test_an_example_prompt_moves_a_policy(workspace: Workspace, store: Store) ->
         workspace, store, "base", "polite", ["tenth"], prompts=8, max_response_tokens=40, seed=1, is_sandbox=True
     ).evaluation
     assert against.kl is None
-    assert "it shows given after an example prompt" in against.kl_note
+    assert "its own are given after an example prompt" in against.kl_note
 
 
 def test_best_of_n_of_what_is_shown(workspace: Workspace, store: Store) -> None:

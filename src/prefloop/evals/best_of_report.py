@@ -34,7 +34,7 @@ def write_best_of_report(
             for judge, value in largest.scores.items()
         ]
     )
-    if said := [*notes, *(f"{name} shows {shown}." for name, shown in evaluation.shown.items())]:
+    if said := [*notes, *(f"Replies of {name} are {shown}." for name, shown in evaluation.shown.items())]:
         report.bullets(said)
     report.section("Scores", KL_IS_A_BOUND)
     for judge in largest.scores:

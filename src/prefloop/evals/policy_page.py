@@ -37,7 +37,7 @@ def write_policy_page(
     tiles.append(Tile("reply length", evaluation.policy.tokens, f"tokens; {base} {evaluation.base.tokens.value:.1f}"))
     report.tiles(tiles)
     shown = {name: evaluation.policy_shown, base: evaluation.base_shown}
-    said = [*notes, *(f"{one} shows {what}." for one, what in shown.items() if what), evaluation.kl_note]
+    said = [*notes, *(f"Replies of {one} are {what}." for one, what in shown.items() if what), evaluation.kl_note]
     if any(said):
         report.bullets([sentence for sentence in said if sentence])
     if evaluation.people is None:

@@ -118,10 +118,11 @@ def extras(snapshot: Snapshot, picker: str = "") -> list[str]:
 
 
 def _settings(sampling: SamplingSettings) -> list[str]:
-    """The settings that are not the defaults, in words."""
+    """The settings that are not the defaults, as words of one list."""
     plain = SamplingSettings()
-    return [
+    other = [
         f"{name.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) else f"{name} {list(value)}"
         for name, value in sampling
         if value != getattr(plain, name)
     ]
+    return [f"drawn at {', '.join(other)}"] if other else []

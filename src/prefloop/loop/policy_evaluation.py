@@ -240,9 +240,9 @@ def _settings(assistants: Sequence[Assistant], max_response_tokens: int | None) 
 def _kl_note(policy: Assistant, base: Assistant) -> str:
     """Why the KL is not measured."""
     if not base.is_plain:
-        return f"How likely {base.snapshot.name} finds another's reply is not known: it shows {base.shown}."
+        return f"How likely {base.snapshot.name} finds another's reply is not known: its own are {base.shown}."
     if policy.shown:
-        return f"How likely {policy.snapshot.name} finds its own replies is not known: it shows {policy.shown}."
+        return f"How likely {policy.snapshot.name} finds its own replies is not known: they are {policy.shown}."
     return "Some replies were cut at a stop string, and how likely such a reply is, is not known."
 
 

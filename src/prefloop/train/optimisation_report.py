@@ -98,7 +98,7 @@ def add_optimisation(report: Report, run: Optimisation, heading: str = "", deplo
         if curves:
             report.plot(
                 line_plot(
-                    [_rises(track, distances) for track in run.scorers if label(track) in curves],
+                    [_points(track, distances) for track in run.scorers if label(track) in curves],
                     title=titled(f"rises fitted by {form}"),
                     x_label=_ROOT_KL,
                     y_label="mean score above the start's",
@@ -185,6 +185,11 @@ def _marked(run: Optimisation, deployed: int | None) -> list[tuple[str, Place]]:
 def _fitted(name: str, fit: RiseFit, distances: Sequence[float]) -> Series:
     d = np.linspace(0.0, max(distances), 60)
     return Series(f"{name}: fit, R² {fit.r_squared:.2f}", d.tolist(), fit.rises(d).tolist())
+
+
+def _points(track: ScorerTrack, x: Sequence[float]) -> Series:
+    """Without bands, which would hide the curves that go through the points; the plots before have them."""
+    return Series(label(track), x, [rise.value for rise in track.rises])
 
 
 def _rises(track: ScorerTrack, x: Sequence[float], name: str = "") -> Series:
