@@ -99,7 +99,9 @@ def test_comparisons_that_one_model_refuses_are_left_out_for_all(
                 raise DataError("It is longer than the window.")
             return [float(len(text)) for text in texts]
 
-    monkeypatch.setattr(preference_evaluation, "load_preference_model", lambda *at: Refuses(at[-1]))
+    monkeypatch.setattr(
+        preference_evaluation, "load_preference_model", lambda workspace, store, name, device: Refuses(name)
+    )
     evaluated = evaluate_models(None, None, ["1", "2"], held_out_share=0.5, file=rows(tmp_path / "hhh.jsonl", 6))
     assert [one.pairs for one in evaluated.evaluations.values()] == [4, 4]
     assert evaluated.differences[0].accuracy["a"].n == 2

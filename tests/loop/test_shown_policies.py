@@ -57,8 +57,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             register(made, store, name, path, kind="preference_model", run_id=run.name)
         pm = PreferenceModel.load(tiny_model(PMP_MODEL))
         with torch.no_grad():
-            pm.head.weight.fill_(math.nan)
-        register(made, store, "nan", pm.save(made.path / "broken"), kind="preference_model")
+            pm.head.weight.fill_(3e38)  # finite, and its scores are not
+        register(made, store, "broken", pm.save(made.path / "broken"), kind="preference_model")
         add(made, store, "best4", "base", best_of_k=4, picker="tenth")
         add(made, store, "polite", "base", prompt=EXAMPLE_PROMPT)
     return made
@@ -139,11 +139,11 @@ def test_pms_judge_what_they_have_not_seen(workspace: Workspace, store: Store) -
 
 
 def test_a_broken_pm_and_none_at_all_are_named(workspace: Workspace, store: Store) -> None:
-    with pytest.raises(ModelError, match="The preference model 'nan' gives the score nan"):
-        compared(workspace, store, "base", "tenth", "nan", is_sandbox=True)
+    with pytest.raises(ModelError, match=r"The preference model 'broken' gives the score (-?inf|nan)"):
+        compared(workspace, store, "base", "tenth", "broken", is_sandbox=True)
     values: dict[str, Any] = {"prompts": 2, "samples": 4, "beside": 1, "max_response_tokens": 8, "seed": 1}
-    with pytest.raises(ModelError, match="The preference model 'nan' gives the score nan"):
-        best_of(workspace, store, "base", "nan", [], [], is_sandbox=True, **values)
+    with pytest.raises(ModelError, match=r"The preference model 'broken' gives the score (-?inf|nan)"):
+        best_of(workspace, store, "base", "broken", [], [], is_sandbox=True, **values)
     with pytest.raises(ConfigError, match=r"name a preference model with --pm, .* --sandbox"):
         compared(workspace, store, "base")
 
