@@ -85,7 +85,7 @@ def test_a_broken_file_is_refused_whole(workspace: Path, tmp_path: Path) -> None
         (["train", "lm", "missing.toml"], ["missing.toml"]),
         (["eval", "preference", "nobody"], []),
         (["eval", "preference", "base", "--device", "gpu"], ["'gpu' is no device", "cuda:1"]),
-        (["eval", "policy", "base", "--device", "cuda"], ["no GPU", "'cpu'"]),
+        (["eval", "policy", "base", "--pm", "base", "--device", "cuda"], ["no GPU", "'cpu'"]),
         (["eval", "best-of", "base", "--pm", "base", "--device", "cuda"], ["no GPU", "'cpu'"]),
         (["eval", "optimisation", "nothing", "--device", "gpu"], ["'gpu' is no device"]),
         (["eval", "diagnosis", "nothing", "--device", "gpu"], ["'gpu' is no device"]),

@@ -136,7 +136,7 @@ class Generation:
     async def _refuse_unstored(stored: asyncio.Task[None]) -> None:
         try:
             await asyncio.shield(stored)
-        except PrefloopError as error:
+        except Exception as error:  # whatever it was: the request that stores it says so, and nothing was written
             raise _NotStored from error
 
     async def _answer(
