@@ -134,9 +134,9 @@ class Generation:
 
     @staticmethod
     async def _refuse_unstored(stored: asyncio.Task[None]) -> None:
-        try:
-            await asyncio.shield(stored)
-        except Exception as error:  # whatever it was: the request that stores it says so, and nothing was written
+        """Whatever the commit failed of: the request that waits for it says so, and nothing was written."""
+        await asyncio.wait([stored])
+        if error := stored.exception():
             raise _NotStored from error
 
     async def _answer(
