@@ -207,6 +207,26 @@ def test_lean_and_general_decoding_draw_the_same(llama: Any, monkeypatch: pytest
         assert one.logps == pytest.approx(other.logps, abs=2e-5)
 
 
+@pytest.mark.parametrize("is_lean", [True, False])
+def test_under_autocast_what_is_recorded_is_what_a_forward_under_autocast_says(
+    llama: Any, is_lean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "is_lean_model", lambda model: is_lean)
+    prompts, settings = prompts_of(3, 17, 8, 30, 17, 2, 5, 9, 11), SamplingSettings(max_response_tokens=20)
+    with torch.autocast("cpu", torch.bfloat16):
+        sampler = TorchSampler(llama, EndOnly(), "v")  # type: ignore[arg-type]
+        drawn = [samples[0] for samples in sampler.sample(prompts, 1, settings, seed=4)]
+        rounded = [plain_logps(llama, prompt, one.ids) for prompt, one in zip(prompts, drawn, strict=True)]
+    exact = [plain_logps(llama, prompt, one.ids) for prompt, one in zip(prompts, drawn, strict=True)]
+    recorded = np.concatenate([one.logps for one in drawn])
+    own_error = abs(recorded - np.concatenate(rounded)).mean()
+    assert 0 < own_error < 0.05  # logits of a few nats, with 8 bits
+    assert abs(recorded - np.concatenate(exact)).mean() < 0.05
+    again = TorchSampler(llama, EndOnly(), "v").sample(prompts, 1, settings, seed=4)  # type: ignore[arg-type]
+    for prompt, (one,) in zip(prompts, again, strict=True):  # outside of it all is in float32 again
+        assert one.logps == pytest.approx(plain_logps(llama, prompt, one.ids), abs=2e-5)
+
+
 def test_rows_join_and_leave_a_running_batch(llama: Any) -> None:
     settings = SamplingSettings(temperature=0.0, max_response_tokens=12)
     prompts = prompts_of(3, 17, 8, 30)

@@ -2,7 +2,8 @@
 
 `BatchDecoder` takes this way by itself where `is_lean_model` allows it. Rows of about the same length attend together,
 so a short row does not read a long one's slots; prompts run without padding, and their last layer gives keys and
-values alone. Knows nothing of drawing tokens and of when rows come and go.
+values alone. Under autocast in bfloat16 the products take bfloat16; the stream, norms, attention, keys and values stay
+what the weights are, as in `lean`. Knows nothing of drawing tokens and of when rows come and go.
 
 Legend as in `row_cache`: R rows, H heads, K key-value heads, D head width; T prompt tokens in a flat row.
 """
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
 
+from prefloop.models.adapters import linear_part
 from prefloop.models.lean import LeanLayer, LeanShape, attend, is_lean, lean_layers, rotary, rotate
 from prefloop.models.row_cache import RowCache
 
@@ -30,11 +32,17 @@ _SMALLEST_GROUP = 8
 
 def is_lean_model(model: Any) -> bool:
     """Whether a `LeanDecoder` gives the model's own logits."""
-    return type(model).__name__ == "LlamaForCausalLM" and is_lean(model.base_model)
+    return (
+        type(model).__name__ == "LlamaForCausalLM"
+        and is_lean(model.base_model)
+        and linear_part(model.get_output_embeddings()) is not None
+    )
 
 
 class LeanDecoder:
     """The weights of a causal LM laid out for decoding. They are a copy: make a new one after an update.
+
+    Products take the dtype that autocast has while it is made.
 
     Args:
         model: a causal LM that `is_lean_model`.
@@ -45,9 +53,13 @@ class LeanDecoder:
         trunk = model.base_model
         self._trunk = trunk
         self._shape = LeanShape.of(trunk)
-        self._dtype: torch.dtype = trunk.embed_tokens.weight.dtype
+        self._kept: torch.dtype = trunk.embed_tokens.weight.dtype
+        self._dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self._kept
         self._layers = lean_layers(trunk, self._dtype)
-        self._head: Any = model.get_output_embeddings()
+        head = linear_part(model.get_output_embeddings())
+        assert head is not None, "is_lean_model looks for it"
+        self._head = head.weight.to(self._dtype)
+        self._head_bias = None if head.bias is None else head.bias.to(self._dtype)
         self._cos, self._sin = rotary(trunk, torch.arange(trunk.config.max_position_embeddings))
 
     def prefill(self, prefixes: Sequence[np.ndarray], places: Sequence[Sequence[int]], cache: RowCache) -> None:
@@ -92,20 +104,19 @@ class LeanDecoder:
                 for start, stop, used in groups
             ]
             stream = self._rest(stream, torch.cat(mixed).flatten(1), layer)
-        logits: Tensor = self._head(self._norm(stream, self._trunk.norm.weight))
-        return logits
+        return linear(self._norm(stream, self._trunk.norm.weight), self._head, self._head_bias)
 
     def _projected(self, stream: Tensor, layer: LeanLayer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (tokens, heads, D)."""
         heads, turned = self._shape.heads, self._shape.heads + self._shape.key_heads
         joint = linear(self._norm(stream, layer.attention_norm), layer.qkv, layer.qkv_bias)
         split = joint.view(len(joint), -1, self._shape.width)
-        rotated = rotate(split[:, :turned], cos, sin).to(self._dtype)
-        return rotated[:, :heads], rotated[:, heads:], split[:, turned:]
+        rotated = rotate(split[:, :turned], cos, sin).to(self._kept)
+        return rotated[:, :heads], rotated[:, heads:], split[:, turned:].to(self._kept)
 
     def _rest(self, stream: Tensor, mixed: Tensor, layer: LeanLayer) -> Tensor:
         """Output projection and feed-forward, both added to the stream."""
-        stream = stream + linear(mixed, layer.output, layer.output_bias)
+        stream = stream + linear(mixed.to(self._dtype), layer.output, layer.output_bias)
         gate, up = linear(self._norm(stream, layer.feed_norm), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
         return stream + linear(silu(gate).mul_(up), layer.down, layer.down_bias)
 

@@ -49,8 +49,8 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.lazy_initialization(key_states, value_states)
         index, slots, used = self._cache.row_index, self._cache.write_slots, self._cache.used_slots
         rows = key_states.shape[0]
-        self.key_rows[index, :, slots] = key_states[:, :, 0]
-        self.value_rows[index, :, slots] = value_states[:, :, 0]
+        self.key_rows[index, :, slots] = key_states[:, :, 0].to(self.key_rows.dtype)  # autocast rounds some of them
+        self.value_rows[index, :, slots] = value_states[:, :, 0].to(self.value_rows.dtype)
         return self.key_rows[:rows, :, :used], self.value_rows[:rows, :, :used]
 
     def get_seq_length(self) -> int:
@@ -129,8 +129,8 @@ class RowCache(Cache):
             if not layer.is_initialized:
                 layer.lazy_initialization(keys, values)
             prompt_slots = keys.shape[2]
-            layer.key_rows[rows, :, :prompt_slots] = keys[sources]
-            layer.value_rows[rows, :, :prompt_slots] = values[sources]
+            layer.key_rows[rows, :, :prompt_slots] = keys[sources].to(layer.key_rows.dtype)
+            layer.value_rows[rows, :, :prompt_slots] = values[sources].to(layer.value_rows.dtype)
 
     @property
     def row_layers(self) -> Sequence[_RowLayer]:

@@ -158,7 +158,8 @@ class BatchDecoder:
         rows = self._rows
         slots = torch.from_numpy(self._slots).to(self._device)
         if self._lean is not None:
-            logits = self._lean.step(self._inputs, self._slots, self._cache)
+            with torch.autocast("cpu", enabled=False):  # it knows itself what to round
+                logits = self._lean.step(self._inputs, self._slots, self._cache)
         else:
             mask = self._cache.begin_step(slots, int(self._slots.max()) + 1)
             logits = self.model(
@@ -277,7 +278,8 @@ class BatchDecoder:
         """Computes each prefix once, in chunks of similar length, and copies it to its places."""
         ordered = sorted(places, key=len, reverse=True)
         if self._lean is not None:
-            self._lean_prefill(self._lean, ordered, places)
+            with torch.autocast("cpu", enabled=False):
+                self._lean_prefill(self._lean, ordered, places)
             return
         while ordered:
             width = len(ordered[0]) // 8

@@ -55,7 +55,6 @@ from prefloop.losses import (
 from prefloop.models.checkpoint import latest_checkpoint, save_checkpoint
 from prefloop.models.devices import device_named
 from prefloop.models.language import save_model
-from prefloop.models.memory import release_free_memory
 from prefloop.models.responses import encode_prompts
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, Noun
@@ -309,8 +308,7 @@ class _Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Notes the time of the part that ends here; what it had of memory goes back before the next begins."""
-        release_free_memory()
+        """Notes the time of the part that ends here."""
         now = time.perf_counter()
         self._seconds[name], self._last = now - self._last, now
 

@@ -64,7 +64,7 @@ class PolicyRun(Config):
         128, ge=16, description="length of a packed row; short rows are cheap on a CPU, on a GPU take 2048"
     )
     tokens_per_forward: int = Field(
-        1024, ge=16, description="bounds memory; on a CPU parts that fit the cache are fast, on a GPU take 16384"
+        1536, ge=16, description="bounds memory; on a CPU more is hardly faster, on a GPU take 16384"
     )
     shard: bool = Field(
         False, description="split policy and value model over the processes of torchrun (FSDP2); saved whole"
@@ -87,7 +87,8 @@ class PolicyRun(Config):
     )
     workers: int = Field(0, ge=0, description="jobs side by side on a CPU; 0 takes 2 where there are 2 cores")
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the products in forwards and updates; weights and sampling stay in float32"
+        "float32",
+        description="of the products while drawing, scoring and updating; weights and evaluations stay in float32",
     )
     device: str = Field("auto", pattern=DEVICE, description="'auto' takes a GPU if there is one")
     seed: int = Field(0, description="of prompts, samples and minibatches")

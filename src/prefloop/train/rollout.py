@@ -127,11 +127,18 @@ class Workers:
 
 
 def sample_replies(
-    models: Models, prompts: Sequence[Prompt], n: int, max_response_tokens: int, seed: int, workers: Workers
+    models: Models,
+    prompts: Sequence[Prompt],
+    n: int,
+    max_response_tokens: int,
+    seed: int,
+    workers: Workers,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> list[Sample]:
     """`n` replies to each prompt at temperature 1 without top-p or top-k, samples of one prompt side by side.
 
-    Their log-probabilities are those of whoever drew them: see `with_own_logps`.
+    Their log-probabilities are those of whoever drew them: see `with_own_logps`. `autocast` makes the context in which
+    they are drawn here.
     """
     settings = SamplingSettings(max_response_tokens=max_response_tokens)
     if models.sampler is not None:
@@ -140,9 +147,10 @@ def sample_replies(
 
     def job(worker: int) -> list[list[Sample]]:
         sampler = TorchSampler(models.policy, models.renderer, "policy")
-        return sampler.sample(
-            [prompt.ids for prompt in prompts[worker :: workers.count]], n, settings, derived_seed(seed, worker)
-        )
+        with autocast():
+            return sampler.sample(
+                [prompt.ids for prompt in prompts[worker :: workers.count]], n, settings, derived_seed(seed, worker)
+            )
 
     count = min(workers.count, len(prompts))
     parts = workers.run(*[lambda worker=worker: job(worker) for worker in range(count)])
@@ -194,7 +202,7 @@ def collect(
 
     Args:
         on_sampled: called between sampling and scoring (a stopwatch).
-        autocast: makes the context of each forward that scores; sampling has none.
+        autocast: makes the context of each forward.
         processes: each does its share of the prompts, and all get the whole.
 
     Errors:
@@ -204,7 +212,7 @@ def collect(
     everyones = prompts
     prompts = processes.share(prompts)
     own_seed = derived_seed(seed, processes.rank) if processes.count > 1 else seed
-    samples = sample_replies(models, prompts, n, max_response_tokens, own_seed, workers)
+    samples = sample_replies(models, prompts, n, max_response_tokens, own_seed, workers, autocast)
     on_sampled()
     prompts = [prompt for prompt in prompts for _ in range(n)]
     drawn = samples
