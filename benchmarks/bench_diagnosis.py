@@ -170,7 +170,7 @@ PLANTS: dict[str, Plant] = {
     "length_loving": Plant(frozenset({"reward_gamed"}), preference_model=Bench.length_loving),
     "bad_value_model": Plant(
         frozenset({"optimiser_failing"}),
-        settings=(("episodes_per_batch", 64), ("value_learning_rate", 0.3), ("gae_lambda", 0.0)),
+        settings=(("episodes_per_batch", 64), ("value_learning_rate", 1e-2), ("gae_lambda", 0.0)),
     ),
     "other_tokenizer": Plant(frozenset({"template_mismatch"}), preference_model=Bench.other_tokenizer),
     "shouting": Plant(frozenset({"pm_out_of_distribution"}), preference_model=Bench.shouting),
