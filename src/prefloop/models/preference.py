@@ -183,7 +183,8 @@ class PreferenceModel:
         model = load_weights(AutoModelForSequenceClassification, path)
         if not is_known:
             reply_end = plain_reply_end(model, renderer)
-            say_how_it_is_read(str(path), renderer, reply_end)
+            if renderer.layout != "own":  # our headers are written in one way, and read at the end token
+                say_how_it_is_read(str(path), renderer, reply_end)
         window = getattr(config, _WINDOW, None) if max_tokens is None else max_tokens
         if window is not None and (not isinstance(window, int) or window < 1):
             raise ModelError(
