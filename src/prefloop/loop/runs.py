@@ -31,7 +31,7 @@ from prefloop.loop.prompt_sources import training_prompts
 from prefloop.loop.snapshots import register
 from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.devices import device_named
-from prefloop.models.language import LanguageModel, load_language_model
+from prefloop.models.language import load_language_model
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.sampling import TorchSampler
 from prefloop.pair_file import picked
@@ -347,12 +347,6 @@ def load_preference_model(
     """A PM by folder or snapshot name, on a device (as `device_named` has it)."""
     place = device_named(device)  # a GPU that is not there is told before anything is loaded
     return PreferenceModel.load(resolve_model(workspace, store, Path(name))).to(place)
-
-
-def load_policy(workspace: Workspace, store: Store, name: str, device: str = "auto") -> LanguageModel:
-    """A policy by folder or snapshot name, on a device (as `device_named` has it)."""
-    place = device_named(device)
-    return load_language_model(resolve_model(workspace, store, Path(name))).to(place)
 
 
 def require_free_name(store: Store, name: str, resume: bool) -> None:

@@ -25,7 +25,6 @@ from prefloop.loop.data import evenly, half_of, held_out_in_fold, some_stored
 from prefloop.loop.learning_rates import with_language_rate
 from prefloop.loop.preference_evaluation import word_regressions
 from prefloop.loop.runs import chosen_for, fingerprint, preference_data
-from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder, write_json
 from prefloop.schema import PreferencePair
 from prefloop.stats import LEAST_POINTS
@@ -264,36 +263,21 @@ def _train(
     is_begun = RunFolder.exists(folder, "preference", run, run.name)
     place = RunFolder.create(folder, "preference", run, name=run.name, resume=is_begun)
     trained = train_preference(run, training, place, resume=is_begun)
-    kept, ids = _that_fit(trained.model, held_out)
-    scores = trained.model.score_ids(ids)
+    scored = trained.model.score_pairs(held_out)
+    if not scored.kept:
+        raise trained.model.none_fits(f"{len(held_out)} held-out pairs", "run.max_context_tokens")
     result: dict[str, Any] = {
         "training_pairs": len(training),
         "parameters": sum(parameter.numel() for parameter in trained.model.model.parameters()),
-        "held_out": kept,
-        "chosen": scores[0::2],
-        "rejected": scores[1::2],
+        "held_out": scored.kept,
+        "chosen": scored.chosen,
+        "rejected": scored.rejected,
         "words": None,
     }
     if has_words:
-        result["words"] = word_differences(word_regressions(training), [held_out[i] for i in kept]).tolist()
+        result["words"] = word_differences(word_regressions(training), [held_out[i] for i in scored.kept]).tolist()
     shutil.rmtree(folder)
     return result
-
-
-def _that_fit(model: PreferenceModel, pairs: Sequence[PreferencePair]) -> tuple[list[int], list[list[int]]]:
-    """Places of the pairs that fit the model's window, and the ids of both their sides."""
-    kept: list[int] = []
-    ids: list[list[int]] = []
-    for place, pair in enumerate(pairs):
-        try:
-            both = model.encode_pair(pair)
-        except DataError:
-            continue
-        kept.append(place)
-        ids += [both.chosen, both.rejected]
-    if not kept:
-        raise model.none_fits(f"{len(pairs)} held-out pairs", "run.max_context_tokens")
-    return kept, ids
 
 
 def _trial(
