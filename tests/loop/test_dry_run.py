@@ -21,6 +21,7 @@ held_out_preference_model = "{PMP_MODEL}"
 episodes = 32
 episodes_per_batch = 8
 max_response_tokens = 4
+tokens_per_forward = 1024
 snapshots = 2
 workers = 1
 device = "cpu"
