@@ -148,7 +148,8 @@ class Learner:
         self._clip, self._value_clip, self._max_gradient_norm = clip, value_clip, max_gradient_norm
         self._autocast = autocast
         self._is_split = is_sharded(policy)
-        how: dict[str, Any] = {"foreach": False} if self._is_split else {}  # which takes no mixture of split and whole
+        # Fused steps go through memory once; for weights that are partly split there is the plain way alone.
+        how: dict[str, Any] = {"foreach": False} if self._is_split else {"fused": True}
         self._optimizers = {
             "policy": torch.optim.Adam(policy.parameters(), lr=0.0, eps=1e-5, **how),
             "value": torch.optim.Adam(value.parameters(), lr=0.0, eps=1e-5, **how),
