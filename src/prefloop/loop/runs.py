@@ -126,6 +126,8 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
             "dropped_identical_pairs": trained.dropped_identical_pairs,
             "dropped_blank_pairs": trained.dropped_blank_pairs,
             "dropped_weightless_pairs": trained.dropped_weightless_pairs,
+            "held_out_pairs": 0,
+            "notes": _held_out_notes(run, data),
         }
         if data.held_out:
             evaluation = evaluate_preference(
@@ -161,12 +163,17 @@ def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[st
         resolved = with_language_rate(workspace, store, resolved)
         data = preference_data(store, resolved, workspace.runs)
     with one_sentence_where_memory_ends(preference_estimate.ways_to_fit(resolved)):
-        estimate = preference_estimate.estimate_preference(resolved, data.training)
+        estimate = preference_estimate.estimate_preference(resolved, data.training, data.held_out)
     plain = {
         name: value.model_dump(mode="json") if isinstance(value, Interval) else value
         for name, value in estimate._asdict().items()
     }
-    return {"settings": resolved.model_dump(mode="json"), "held_out_pairs": len(data.held_out), "estimate": plain}
+    return {
+        "settings": resolved.model_dump(mode="json"),
+        "held_out_pairs": len(data.held_out),
+        "notes": _held_out_notes(resolved, data),
+        "estimate": plain,
+    }
 
 
 class _PreferenceData(NamedTuple):
@@ -175,6 +182,16 @@ class _PreferenceData(NamedTuple):
     training: Sequence[PreferencePair]
     held_out: Sequence[PreferencePair]
     probabilities: list[float] | None = None
+
+
+def _held_out_notes(run: PreferenceRun, data: _PreferenceData) -> list[str]:
+    """A sentence where a share is to be held out and nothing falls into it; of few conversations that happens."""
+    if data.held_out or not run.held_out_share:
+        return []
+    return [
+        f"No comparison falls into held_out_share = {run.held_out_share:g}, so the model cannot be evaluated; raise "
+        "it, or add conversations."
+    ]
 
 
 def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) -> _PreferenceData:
