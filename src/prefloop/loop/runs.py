@@ -51,6 +51,7 @@ from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import train_preference
 from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.processes import Processes
+from prefloop.train.threads import own_threads_afterwards, take_threads
 from prefloop.workspace import Workspace
 
 _EVALUATION_PROMPTS = 256
@@ -88,14 +89,17 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
     }
 
 
+@own_threads_afterwards()
 def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = False) -> dict[str, Any]:
     """`prefloop train preference`: trains on the workspace's judgments and evaluates on held-out conversations."""
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
         run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
         run = with_language_rate(workspace, store, run)
-        data = preference_data(store, run, workspace.runs)
         processes = Processes.of_environment()  # under torchrun: one makes the folder, then the others find it
+        if resume:  # judgments that it draws must be those that it began with
+            take_threads(RunFolder.create(workspace.runs, "preference", run, name=run.name, resume=True), processes)
+        data = preference_data(store, run, workspace.runs)
         if not processes.is_first:
             processes.wait()
         folder = RunFolder.create(
