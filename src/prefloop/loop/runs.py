@@ -62,16 +62,7 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
     """`prefloop train lm`: the texts are the workspace's preferred conversations, or the tiny world's."""
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
-        if run.sandbox_dialogues and run.sandbox_assistants:
-            raise ConfigError("sandbox_dialogues and sandbox_assistants are both set; leave one of them.")
-        if run.sandbox_dialogues or run.sandbox_assistants:
-            texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
-            texts += list(assistants(world(), run.seed, run.sandbox_assistants))
-        else:
-            pairs = some_stored(store, "comparisons to take texts from")
-            texts = [list(conversation) for conversation in conversations_of(split(pairs, run.held_out_share).training)]
-        if run.start is not None:
-            run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+        run, texts = _language_data(workspace, store, run)
         folder = RunFolder.create(workspace.runs, "lm", run, name=run.name, resume=resume, texts=len(texts))
         ways = (
             f"lower tokens_per_step (now {run.tokens_per_step})",
@@ -87,6 +78,29 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
         "held_out_loss": last[0]["lm/held_out_loss"] if last else None,
         "texts": len(texts),
     }
+
+
+def resolved_language_run(workspace: Workspace, run: LanguageRun) -> dict[str, Any]:
+    """`prefloop train lm --dry-run`: the settings with the start found, and the texts counted. Writes nothing."""
+    with workspace.store() as store:
+        run, texts = _language_data(workspace, store, run)
+    return {"settings": run.model_dump(mode="json"), "texts": len(texts)}
+
+
+def _language_data(workspace: Workspace, store: Store, run: LanguageRun) -> tuple[LanguageRun, list[Sequence[Message]]]:
+    """The run with its start found, and its texts."""
+    if run.sandbox_dialogues and run.sandbox_assistants:
+        raise ConfigError("sandbox_dialogues and sandbox_assistants are both set; leave one of them.")
+    texts: list[Sequence[Message]]
+    if run.sandbox_dialogues or run.sandbox_assistants:
+        texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
+        texts += list(assistants(world(), run.seed, run.sandbox_assistants))
+    else:
+        pairs = some_stored(store, "comparisons to take texts from")
+        texts = [list(conversation) for conversation in conversations_of(split(pairs, run.held_out_share).training)]
+    if run.start is not None:
+        run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+    return run, texts
 
 
 @own_threads_afterwards()
