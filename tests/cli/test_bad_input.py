@@ -261,7 +261,7 @@ def test_dry_run_prints_the_resolved_settings(workspace: Path, tmp_path: Path) -
     file = tmp_path / "run.toml"
     file.write_text("sandbox_dialogues = 10\n")
     result = prefloop("train", "lm", file, "--set", "steps=7", "--dry-run", "--json", "--workspace", workspace)
-    assert json.loads(result.stdout)["steps"] == 7
+    assert json.loads(result.stdout)["settings"]["steps"] == 7
 
 
 def test_a_closed_quality_gate_ends_with_one(workspace: Path, tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prefloop.cli import main
 from prefloop.errors import DataError, NotFoundError
+from prefloop.evals import Trial, evaluate_scan
 from prefloop.loop.round import create_workspace
 from prefloop.loop.worth import plan_collection
+from prefloop.schema import Message, PreferencePair
 from prefloop.store.formats import import_file
 from prefloop.workspace import Workspace
 
@@ -121,6 +124,35 @@ def test_seeds_with_pairs_of_their_own_make_the_band_wide(tmp_path: Path) -> Non
     expected = plan_collection(folder, workers=5, hours=10, per_hour=20, price=12).curves["Data"]
     # with 1,000 pairs more, one doubling beyond the last point, the lines stand at 0.75 +- 0.02: t(1) 0.02 on each side
     assert expected.accuracy_then.high == pytest.approx(0.75 + 12.7062 * 0.02, rel=1e-3)
+
+
+def test_seeds_that_share_held_out_pairs_have_the_band_of_their_conversations(tmp_path: Path) -> None:
+    context = (Message(role="user", text="which"),)
+    pairs = [
+        PreferencePair(context=context, chosen="yes", rejected="no", conversation_id=str(number))
+        for number in range(40)
+    ]
+    basic = {"fold": 0, "draw": 0, "parameters": 10, "pairs": pairs, "rejected": np.zeros(40)}
+    trials = [
+        Trial(value=count, seed=seed, training_pairs=count, chosen=np.where(np.arange(40) < right, 1.0, -1.0), **basic)
+        for count, right in ((250, 24), (500, 26), (1000, 28))  # 0.60, 0.65, 0.70, exactly on a line
+        for seed in (0, 1)
+    ]
+    scan = evaluate_scan("training_pairs", trials, is_fitted=True)
+    assert scan.fit is not None
+    (tmp_path / "scan.json").write_text(json.dumps({"Data": scan.model_dump(mode="json")}), encoding="utf-8")
+    expected = plan_collection(tmp_path, workers=5, hours=10, per_hour=20, price=12).curves["Data"]
+    last = scan.fit.band[-1].y
+    assert (expected.accuracy_now.value, expected.accuracy_now.n) == (pytest.approx(last.value), 240)
+    assert expected.accuracy_now.high - expected.accuracy_now.low == pytest.approx(last.high - last.low, rel=0.1)
+    now, then = expected.accuracy_now, expected.accuracy_then
+    assert then.high - then.low > now.high - now.low > 0.2  # points as if independent would have a band of 0
+    assert expected.note == ""
+
+
+def test_the_band_of_an_older_scan_is_said_to_be_too_narrow(tmp_path: Path) -> None:
+    expected = plan_collection(_scan(tmp_path / "scan"), workers=5, hours=10, per_hour=20, price=12).curves["Data"]
+    assert "too narrow; scan again with --resume" in expected.note
 
 
 def test_a_plan_without_a_curve_is_refused(tmp_path: Path) -> None:

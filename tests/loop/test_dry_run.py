@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from prefloop.cli import cli, main
+from prefloop.errors import ModelError
+from prefloop.loop.snapshots import model_path
 from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
 from prefloop.train import policy
+from prefloop.workspace import Workspace
 
 PAIRS = Path(__file__).parents[1] / "fixtures" / "hh_pairs.jsonl"
 RUN = f"""
@@ -39,6 +42,39 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     cli.main(told, standalone_mode=False)
     (folder / "run.toml").write_text(RUN, encoding="utf-8")
     return ["train", "policy", str(folder / "run.toml"), "--json", "--workspace", str(folder / "ws")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "run", "models", "texts"),
+    [
+        ("lm", 'start = "base"', ["start"], 22),  # of 24 conversations a tenth is held out
+        ("lm", 'start = "base"\nsandbox_dialogues = 5', ["start"], 5),
+        ("distill", 'teacher = "base"\nstudent = "base"\nprompt = "sandbox_hhh"', ["teacher", "student"], 22),
+    ],
+)
+def test_language_models_are_found_as_in_a_run(
+    stage: str,
+    run: str,
+    models: list[str],
+    texts: int,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, workspace = tmp_path / "run.toml", Workspace(Path(command[-1]))
+    file.write_text(run, encoding="utf-8")
+    capsys.readouterr()
+    words = ["train", stage, str(file), "--dry-run", "--json", "--workspace", str(workspace.path)]
+    cli.main(words, standalone_mode=False)
+    told = json.loads(capsys.readouterr().out)
+    with workspace.store() as store:
+        base = model_path(workspace, store.snapshot("base"))
+    assert [told["settings"][name] for name in models] == [base] * len(models)
+    assert told["texts"] == texts
+    assert not list(workspace.runs.iterdir())
+    file.write_text(run.replace('"base"', '"bass"'), encoding="utf-8")
+    with pytest.raises(ModelError, match="'bass' is no snapshot"):
+        cli.main(words, standalone_mode=False)
 
 
 def test_the_models_that_will_be_used_are_there(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
-from prefloop.errors import NotFoundError, StateError
+from prefloop.errors import ConfigError, NotFoundError, StateError
 from prefloop.loop.round import STEPS, create_workspace, promote, roll_back, run_round, start_round
 from prefloop.loop.settings import RoundSettings
+from prefloop.loop.snapshots import add, register
+from prefloop.loop.steps import Bench, policy
+from prefloop.sandbox.tiny import EXAMPLE_PROMPT, PMP_MODEL, tiny_model
 from prefloop.schema import Mode
 from prefloop.workspace import Workspace
 
@@ -106,14 +109,34 @@ def test_a_round_killed_in_collection_and_in_training_ends_whole(tmp_path: Path)
     assert base.id == facts["start_id"]
 
 
+def test_a_round_says_what_it_does_not_train(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    workspace, _ = create_workspace(tmp_path / "ws")
+    with workspace.store() as store:
+        register(workspace, store, "pm", tiny_model(PMP_MODEL), kind="preference_model")
+        best, _ = (
+            add(workspace, store, name, "base", **more)
+            for name, more in (("best4", {"best_of_k": 4, "picker": "pm"}), ("polite", {"prompt": EXAMPLE_PROMPT}))
+        )
+        with pytest.raises(ConfigError, match=r"'polite' are given after an example prompt of .* start from 'base'\."):
+            start_round(store, RoundSettings(), "polite")
+        assert store.round() is None
+        begun = start_round(store, RoundSettings(), "best4")
+        [warning] = caplog.messages
+        assert "'best4' that are the best of 4; PPO trains its weights alone" in warning
+        told: list[str] = []
+        with pytest.raises(KeyError, match="pm_a_id"):  # nothing was collected, so no PM is there yet
+            policy(Bench(workspace, store, RoundSettings(), begun, told.append))
+        assert told == [warning]
+        assert begun.facts["start_id"] == best.id
+
+
 def _metrics(workspace: Workspace, run: str) -> list[dict[str, Any]]:
     lines = (workspace.path / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 def test_promotion_and_rollback_settle_what_is_served(tmp_path: Path) -> None:
-    from prefloop.loop.snapshots import register
-    from prefloop.sandbox.tiny import CHAT_MODEL, tiny_model
+    from prefloop.sandbox.tiny import CHAT_MODEL
     from prefloop.schema import SamplingSettings
 
     workspace, base = create_workspace(tmp_path / "ws")

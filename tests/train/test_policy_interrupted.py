@@ -17,6 +17,7 @@ from test_train_policy import lasting, models, prompts, quiet, settings, stoppin
 from test_train_policy import rollout as rollout
 
 from prefloop.errors import ConfigError
+from prefloop.models import head
 from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.language import load_language_model, save_model
 from prefloop.models.preference import PreferenceModel
@@ -152,6 +153,33 @@ def test_two_processes_have_the_gradients_of_one(
             continue
         assert (shared - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
         assert torch.equal(shared, torch.from_numpy(second[name])), name
+
+
+def test_a_split_head_runs_in_chunks(
+    untied: Path, rollout: Rollout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = _gradients(untied, rollout, Processes(), is_split=False)
+    most, rows, of_places = 3, list[int](), head.token_logps
+
+    def counted(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        rows.append(len(logits))
+        return of_places(logits, ids)
+
+    monkeypatch.setattr(head, "token_logps", counted)
+    monkeypatch.setattr(head, "_LEAST_TOKENS", most)
+    monkeypatch.setattr(head, "_LOGITS", 1)
+
+    def work(processes: Processes) -> tuple[dict[str, Any], list[int]]:
+        return {k: v.numpy() for k, v in _gradients(untied, rollout, processes, is_split=True).items()}, rows
+
+    (first, its_rows), (second, others_rows) = in_two_processes(tmp_path / "meeting", work)
+    assert max(its_rows) == max(others_rows) == most
+    assert sum(its_rows) != sum(others_rows)  # the processes have other numbers of places
+    for name, gradient in alone.items():
+        if not name.startswith("weights."):
+            shared = torch.from_numpy(first[name])
+            assert (shared - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+            assert torch.equal(shared, torch.from_numpy(second[name])), name
 
 
 def _train_shared(run: PolicyRun, folder: RunFolder, processes: Processes, **more: Any) -> list[PolicySnapshot]:

@@ -13,6 +13,7 @@ import click
 
 from prefloop import __version__
 from prefloop.cli import account, data, evaluate, online, serving, study, training, upkeep
+from prefloop.cli.output import say
 from prefloop.errors import GateError, PrefloopError, UserError
 
 __all__ = ["main"]
@@ -43,21 +44,19 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     except click.ClickException as error:
         hint = "" if not isinstance(error, click.UsageError) else f" See {_command_of(error)} --help."
-        click.echo(f"prefloop: {error.format_message()}{hint}", err=True)
+        say(f"{error.format_message()}{hint}")
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo(
-            "prefloop: interrupted; what is finished is kept, and the same command with --resume goes on.", err=True
-        )
+        say("interrupted; what is finished is kept, and the same command with --resume goes on.")
         sys.exit(130)
     except GateError as error:
-        click.echo(f"prefloop: {error}", err=True)
+        say(str(error))
         sys.exit(1)
     except UserError as error:
-        click.echo(f"prefloop: {error}", err=True)
+        say(str(error))
         sys.exit(2)
     except PrefloopError as error:
-        click.echo(f"prefloop: {error}", err=True)
+        say(str(error))
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -51,6 +51,16 @@ def note(message: str) -> None:
     sys.stderr.flush()
 
 
+def say(sentence: str) -> None:
+    """What a command ends with, to stderr, on a line of its own: progress bars that an error left open are closed."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        for bar in list(tqdm._instances):
+            bar.close()
+    click.echo(f"prefloop: {sentence}", err=True)
+
+
 def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
 

@@ -35,12 +35,12 @@ def _run_options(command: Command) -> Command:
 @_run_options
 def lm(run: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool, workspace_path: Path, as_json: bool) -> None:
     """A language model on the workspace's conversations, or on the tiny world's."""
-    from prefloop.loop.runs import run_language_model
+    from prefloop.loop.runs import resolved_language_run, run_language_model
     from prefloop.train.lm import LanguageRun
 
     settings = LanguageRun.load([run], overrides)
     if dry_run:
-        emit(settings.model_dump(mode="json"), as_json)
+        emit(resolved_language_run(Workspace(workspace_path), settings), as_json)
     else:
         emit(run_language_model(Workspace(workspace_path), settings, resume=resume), as_json)
 
@@ -51,12 +51,12 @@ def distill(
     run: Path, overrides: tuple[str, ...], resume: bool, dry_run: bool, workspace_path: Path, as_json: bool
 ) -> None:
     """A model that answers without an example prompt as its teacher does with it."""
-    from prefloop.loop.distillation import run_distillation
+    from prefloop.loop.distillation import resolved_distillation, run_distillation
     from prefloop.train.distill import DistillRun
 
     settings = DistillRun.load([run], overrides)
     if dry_run:
-        emit(settings.model_dump(mode="json"), as_json)
+        emit(resolved_distillation(Workspace(workspace_path), settings), as_json)
     else:
         emit(run_distillation(Workspace(workspace_path), settings, resume=resume), as_json)
 

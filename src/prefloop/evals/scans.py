@@ -28,6 +28,7 @@ from prefloop.stats import (
     accuracy_above,
     calibration,
     clustered_mean,
+    covariance_of_shares,
     line_of_shares,
     line_over_runs,
     run_mean,
@@ -99,6 +100,11 @@ class ScanEvaluation(Noun):
     folds: int
     points: tuple[ScanPoint, ...]
     fit: ScanFit | None = None
+    covariance: tuple[tuple[float, ...], ...] | None = Field(
+        None,
+        description="of the points' accuracies on all pairs, over the conversations that all are tested on; None where "
+        "seeds have pairs of their own, there is one conversation alone, or the scan is an older one",
+    )
     not_fitted: str = Field("", description="why a line that was asked for is not there")
     calibration: Calibration | None = Field(None, description="of the last value, all seeds together")
     above_threshold: tuple[AboveThreshold, ...] = Field(
@@ -152,6 +158,7 @@ def evaluate_scan(
         folds=len({trial.fold for trial in trials}),
         points=points,
         fit=fit,
+        covariance=_covariance(values),
         not_fitted=not_fitted,
         **(_scores(values[-1]) if has_scores else {}),
     )
@@ -163,20 +170,15 @@ def _fit(x: Sequence[float], values: Sequence[Sequence[Trial]]) -> ScanFit:
         raise DataError(f"A line over a logarithm needs positive numbers, not {min(x):g}; set fit to false.")
     logarithms, places = np.log(x), np.geomspace(min(x), max(x), _FIT_PLACES)
     draws = list(dict.fromkeys(trial.draw for trials in values for trial in trials))
-    right = [[(trial.draw, _own_right(trial), _conversations(trial)) for trial in trials] for trials in values]
     if len(draws) > 1:
+        right = [[(trial.draw, _own_right(trial)) for trial in trials] for trials in values]
         runs = [
-            [float(np.concatenate([r for draw, r, _ in point if draw == one]).mean()) for point in right]
-            for one in draws
+            [float(np.concatenate([r for draw, r in point if draw == one]).mean()) for point in right] for one in draws
         ]
-        n = sum(len(r) for point in right for _, r, _ in point)
+        n = sum(len(r) for point in right for _, r in point)
         line, band = line_over_runs(logarithms, runs, np.log(places), n=n)
     else:
-        shares = [
-            (np.concatenate([r for _, r, _ in point]), [name for _, _, names in point for name in names])
-            for point in right
-        ]
-        line, band = line_of_shares(logarithms, shares, np.log(places))
+        line, band = line_of_shares(logarithms, _shares(values), np.log(places))
     return ScanFit(
         line=line,
         band=tuple(one.model_copy(update={"x": math.exp(one.x)}) for one in band),
@@ -184,8 +186,23 @@ def _fit(x: Sequence[float], values: Sequence[Sequence[Trial]]) -> ScanFit:
     )
 
 
-def _conversations(trial: Trial) -> list[str]:
-    return [conversation_key(pair) for pair in trial.pairs]
+def _shares(values: Sequence[Sequence[Trial]]) -> list[tuple[Floats, list[str]]]:
+    """Of each value what its trials made of all pairs, and the conversation of each."""
+    return [
+        (
+            np.concatenate([_own_right(trial) for trial in trials]),
+            [conversation_key(pair) for trial in trials for pair in trial.pairs],
+        )
+        for trials in values
+    ]
+
+
+def _covariance(values: Sequence[Sequence[Trial]]) -> tuple[tuple[float, ...], ...] | None:
+    """Where all are tested on pairs of one draw and that is more than one conversation."""
+    if len({trial.draw for trials in values for trial in trials}) > 1:
+        return None
+    found = covariance_of_shares(_shares(values))
+    return tuple(tuple(row) for row in found.tolist()) if np.isfinite(found).all() else None
 
 
 def _point(trials: Sequence[Trial]) -> ScanPoint:

@@ -6,6 +6,7 @@ than weights where weights are all that can be used. Knows no evaluation.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from prefloop.sandbox.tiny import SHIPPED, tiny_model
 from prefloop.schema import Message, SamplingSettings, Snapshot
 from prefloop.store import Store
 from prefloop.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,36 @@ def extras(snapshot: Snapshot, picker: str = "") -> list[str]:
     if snapshot.prompt:
         found.append(f"given after an example prompt of {len(snapshot.prompt)} turns")
     return found
+
+
+def require_trainable(store: Store, snapshot: Snapshot) -> None:
+    """Whether PPO may start from a snapshot that people judge: it trains the weights alone.
+
+    The best of k replies is a policy's own, one of them picked, so training goes on from it and a warning says what
+    goes; behind an example prompt the same weights are another assistant than the one that is trained.
+
+    Errors:
+        ConfigError: it answers after an example prompt.
+    """
+    if snapshot.prompt:
+        bare = next((one.name for one in store.snapshots() if one.id == snapshot.parent_id and not one.prompt), None)
+        raise ConfigError(
+            f"The replies of {snapshot.name!r} are given after an example prompt of {len(snapshot.prompt)} turns, and "
+            "PPO trains weights alone, which answer otherwise without it; distil it first (prefloop train distill) and "
+            "start from that" + (f", or start from {bare!r}." if bare else ", or from a snapshot without one.")
+        )
+    if sentence := trained_alone(snapshot):
+        _log.warning(sentence)
+
+
+def trained_alone(snapshot: Snapshot) -> str:
+    """What training on from a snapshot leaves behind; empty where it is nothing but its weights."""
+    if not (more := extras(snapshot)):
+        return ""
+    return (
+        f"People judge replies of {snapshot.name!r} that are {' and '.join(more)}; PPO trains its weights alone, and "
+        "the new snapshot shows one plain reply of them."
+    )
 
 
 def _settings(sampling: SamplingSettings) -> list[str]:

@@ -41,6 +41,7 @@ from prefloop.store import Store
 from prefloop.train.lessons import usable_pairs
 from prefloop.train.preference import start_model, train_preference
 from prefloop.train.preference_settings import PreferenceRun
+from prefloop.train.threads import own_threads_afterwards, take_threads
 from prefloop.workspace import Workspace
 
 _CURVE = (0.25, 0.5)
@@ -113,6 +114,7 @@ class _Trainer:
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
+@own_threads_afterwards()
 def run_cleanliness(
     workspace: Workspace, settings: CleanlinessRun, *, resume: bool = False
 ) -> tuple[Path, Cleanliness, list[dict[str, Any]]]:
@@ -123,6 +125,8 @@ def run_cleanliness(
     """
     with workspace.store() as store:
         run = settings.run.model_copy(update={"start": resolve_model(workspace, store, settings.run.start)})
+        if resume:  # judgments that it draws must be those that it began with
+            take_threads(RunFolder.create(workspace.runs, "cleanliness", settings, name=settings.name, resume=True))
         data = preference_data(store, run)
         if not data.training or not data.held_out:
             raise DataError(
@@ -137,6 +141,7 @@ def run_cleanliness(
     known = None if data.probabilities is None else [data.probabilities[place] for place in tested]
     facts = fingerprint(training)
     folder = RunFolder.create(workspace.runs, "cleanliness", settings, name=settings.name, resume=resume, data=facts)
+    take_threads(folder)
     begun = json.loads((folder.path / "provenance.json").read_text(encoding="utf-8"))["data"]
     if begun != facts:
         raise DataError(f"{folder.path} was started on other comparisons than these; take another name.")

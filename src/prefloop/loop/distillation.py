@@ -33,12 +33,7 @@ def run_distillation(workspace: Workspace, run: DistillRun, *, resume: bool = Fa
     prompt = example_prompt(run.prompt)
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
-        run = run.model_copy(
-            update={
-                "teacher": resolve_model(workspace, store, run.teacher),
-                "student": None if run.student is None else resolve_model(workspace, store, run.student),
-            }
-        )
+        run = _resolved(workspace, store, run)
         texts = _texts(store, run)
         folder = RunFolder.create(workspace.runs, "distill", run, name=run.name, resume=resume, texts=len(texts))
         ways = (
@@ -62,6 +57,23 @@ def run_distillation(workspace: Workspace, run: DistillRun, *, resume: bool = Fa
     }
     write_json(folder.path / "result.json", result)
     return result
+
+
+def resolved_distillation(workspace: Workspace, run: DistillRun) -> dict[str, Any]:
+    """`prefloop train distill --dry-run`: the settings with the models found, and the texts counted. Writes nothing."""
+    prompt = example_prompt(run.prompt)
+    with workspace.store() as store:
+        run = _resolved(workspace, store, run)
+        texts = _texts(store, run)
+    return {"settings": run.model_dump(mode="json"), "prompt_turns": len(prompt), "texts": len(texts)}
+
+
+def _resolved(workspace: Workspace, store: Store, run: DistillRun) -> DistillRun:
+    models = {
+        "teacher": resolve_model(workspace, store, run.teacher),
+        "student": None if run.student is None else resolve_model(workspace, store, run.student),
+    }
+    return run.model_copy(update=models)
 
 
 def _texts(store: Store, run: DistillRun) -> list[Sequence[Message]]:

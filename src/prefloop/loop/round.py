@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prefloop.errors import ConfigError, NotFoundError, StateError
 from prefloop.loop import steps
+from prefloop.loop.assistants import require_trainable
 from prefloop.loop.serving import publish
 from prefloop.loop.settings import RoundSettings
 from prefloop.loop.snapshots import register
@@ -67,7 +68,7 @@ def start_round(store: Store, settings: RoundSettings, start: str | None = None)
     Errors:
         StateError: the round before is still running.
         NotFoundError: nothing is deployed.
-        ConfigError: `start` is no policy.
+        ConfigError: `start` is no policy, or answers after an example prompt.
     """
     last = store.round()
     if last is not None and last.state == "running":
@@ -80,6 +81,7 @@ def start_round(store: Store, settings: RoundSettings, start: str | None = None)
         raise ConfigError(
             f"{snapshot.name!r} is a preference model; a round starts from a policy, name one with --from."
         )
+    require_trainable(store, snapshot)
     facts = {"settings": settings.model_dump(mode="json"), "start_id": snapshot.id, "seconds": {}}
     return store.save_round(Round(number=last.number + 1 if last else 1, facts=facts))
 

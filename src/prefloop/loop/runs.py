@@ -51,6 +51,7 @@ from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.preference import train_preference
 from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.processes import Processes
+from prefloop.train.threads import own_threads_afterwards, take_threads
 from prefloop.workspace import Workspace
 
 _EVALUATION_PROMPTS = 256
@@ -61,16 +62,7 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
     """`prefloop train lm`: the texts are the workspace's preferred conversations, or the tiny world's."""
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
-        if run.sandbox_dialogues and run.sandbox_assistants:
-            raise ConfigError("sandbox_dialogues and sandbox_assistants are both set; leave one of them.")
-        if run.sandbox_dialogues or run.sandbox_assistants:
-            texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
-            texts += list(assistants(world(), run.seed, run.sandbox_assistants))
-        else:
-            pairs = some_stored(store, "comparisons to take texts from")
-            texts = [list(conversation) for conversation in conversations_of(split(pairs, run.held_out_share).training)]
-        if run.start is not None:
-            run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+        run, texts = _language_data(workspace, store, run)
         folder = RunFolder.create(workspace.runs, "lm", run, name=run.name, resume=resume, texts=len(texts))
         ways = (
             f"lower tokens_per_step (now {run.tokens_per_step})",
@@ -88,14 +80,40 @@ def run_language_model(workspace: Workspace, run: LanguageRun, *, resume: bool =
     }
 
 
+def resolved_language_run(workspace: Workspace, run: LanguageRun) -> dict[str, Any]:
+    """`prefloop train lm --dry-run`: the settings with the start found, and the texts counted. Writes nothing."""
+    with workspace.store() as store:
+        run, texts = _language_data(workspace, store, run)
+    return {"settings": run.model_dump(mode="json"), "texts": len(texts)}
+
+
+def _language_data(workspace: Workspace, store: Store, run: LanguageRun) -> tuple[LanguageRun, list[Sequence[Message]]]:
+    """The run with its start found, and its texts."""
+    if run.sandbox_dialogues and run.sandbox_assistants:
+        raise ConfigError("sandbox_dialogues and sandbox_assistants are both set; leave one of them.")
+    texts: list[Sequence[Message]]
+    if run.sandbox_dialogues or run.sandbox_assistants:
+        texts = list(dialogues(world(), run.seed, run.sandbox_dialogues))
+        texts += list(assistants(world(), run.seed, run.sandbox_assistants))
+    else:
+        pairs = some_stored(store, "comparisons to take texts from")
+        texts = [list(conversation) for conversation in conversations_of(split(pairs, run.held_out_share).training)]
+    if run.start is not None:
+        run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
+    return run, texts
+
+
+@own_threads_afterwards()
 def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = False) -> dict[str, Any]:
     """`prefloop train preference`: trains on the workspace's judgments and evaluates on held-out conversations."""
     with workspace.store() as store:
         require_free_name(store, run.name, resume)
         run = run.model_copy(update={"start": resolve_model(workspace, store, run.start)})
         run = with_language_rate(workspace, store, run)
-        data = preference_data(store, run, workspace.runs)
         processes = Processes.of_environment()  # under torchrun: one makes the folder, then the others find it
+        if resume:  # judgments that it draws must be those that it began with
+            take_threads(RunFolder.create(workspace.runs, "preference", run, name=run.name, resume=True), processes)
+        data = preference_data(store, run, workspace.runs)
         if not processes.is_first:
             processes.wait()
         folder = RunFolder.create(
@@ -126,6 +144,8 @@ def run_preference(workspace: Workspace, run: PreferenceRun, *, resume: bool = F
             "dropped_identical_pairs": trained.dropped_identical_pairs,
             "dropped_blank_pairs": trained.dropped_blank_pairs,
             "dropped_weightless_pairs": trained.dropped_weightless_pairs,
+            "held_out_pairs": 0,
+            "notes": _held_out_notes(run, data),
         }
         if data.held_out:
             evaluation = evaluate_preference(
@@ -161,12 +181,17 @@ def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[st
         resolved = with_language_rate(workspace, store, resolved)
         data = preference_data(store, resolved, workspace.runs)
     with one_sentence_where_memory_ends(preference_estimate.ways_to_fit(resolved)):
-        estimate = preference_estimate.estimate_preference(resolved, data.training)
+        estimate = preference_estimate.estimate_preference(resolved, data.training, data.held_out)
     plain = {
         name: value.model_dump(mode="json") if isinstance(value, Interval) else value
         for name, value in estimate._asdict().items()
     }
-    return {"settings": resolved.model_dump(mode="json"), "held_out_pairs": len(data.held_out), "estimate": plain}
+    return {
+        "settings": resolved.model_dump(mode="json"),
+        "held_out_pairs": len(data.held_out),
+        "notes": _held_out_notes(resolved, data),
+        "estimate": plain,
+    }
 
 
 class _PreferenceData(NamedTuple):
@@ -175,6 +200,16 @@ class _PreferenceData(NamedTuple):
     training: Sequence[PreferencePair]
     held_out: Sequence[PreferencePair]
     probabilities: list[float] | None = None
+
+
+def _held_out_notes(run: PreferenceRun, data: _PreferenceData) -> list[str]:
+    """A sentence where a share is to be held out and nothing falls into it; of few conversations that happens."""
+    if data.held_out or not run.held_out_share:
+        return []
+    return [
+        f"No comparison falls into held_out_share = {run.held_out_share:g}, so the model cannot be evaluated; raise "
+        "it, or add conversations."
+    ]
 
 
 def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) -> _PreferenceData:

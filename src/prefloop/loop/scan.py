@@ -31,6 +31,7 @@ from prefloop.stats import LEAST_POINTS
 from prefloop.store import Store
 from prefloop.train.preference import train_preference
 from prefloop.train.preference_settings import PreferenceRun
+from prefloop.train.threads import own_threads_afterwards, take_threads
 from prefloop.workspace import Workspace
 
 __all__ = ["Scan", "ScanRun", "run_scan", "scan_plan"]
@@ -126,6 +127,7 @@ def _check_line(title: str, scan: Scan) -> None:
             )
 
 
+@own_threads_afterwards()
 def run_scan(
     workspace: Workspace, scan: ScanRun, *, html: Path | None = None, resume: bool = False
 ) -> tuple[Path, dict[str, ScanEvaluation]]:
@@ -149,6 +151,7 @@ def run_scan(
                 f"{folder.path} was started on {begun['pairs']} comparisons of the workspace that are not the "
                 f"{facts['pairs']} of now; start a new scan under another name."
             )
+        take_threads(folder)  # judgments that it draws must be those that it began with
         trials = folder.path / "trials"
         trials.mkdir(exist_ok=True)
         try:

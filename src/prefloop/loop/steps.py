@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from prefloop.errors import DataError, StateError
+from prefloop.loop.assistants import trained_alone
 from prefloop.loop.data import half_of, keep_pairs, prompts_of, stored_pairs
 from prefloop.loop.runs import fingerprint
 from prefloop.loop.serving import publish, served
@@ -164,6 +165,8 @@ def policy(bench: Bench) -> dict[str, Any]:
     from prefloop.train.policy import train_policy
     from prefloop.train.policy_settings import PolicyRun
 
+    if sentence := trained_alone(bench.snapshot("start_id")):  # again: people may have judged for weeks
+        bench.tell(sentence)
     settings = bench.settings.policy.model_dump()
     extra, held_out = settings.pop("extra_prompts"), settings.pop("evaluation_prompts")
     run = PolicyRun(

@@ -15,16 +15,21 @@ from prefloop.errors import DataError, NotFoundError
 from prefloop.evals import ScanEvaluation
 from prefloop.evals.scans import ALL, x_of
 from prefloop.schema import Interval, Noun
-from prefloop.stats import FittedPoint, fitted_line, judgments_to_see, line_over_runs
+from prefloop.stats import FittedPoint, fitted_line, judgments_to_see, line_of_means, line_over_runs
 
 __all__ = ["CollectionPlan", "Expected", "plan_collection"]
 
 _WIN_RATES = (0.55, 0.6, 0.65)
 _SETTING = "training_pairs"
+_OLDER = (
+    "The scan does not say how its points vary together, as those of older versions do not, so the band takes them as "
+    "independent and is too narrow; scan again with --resume, which trains nothing again."
+)
 
 
 class Expected(Noun):
-    """What a learning curve lets expect; bands are of its line, over seeds where each has pairs of its own."""
+    """What a learning curve lets expect; bands are of its line, over seeds where each has pairs of its own, else over
+    the conversations that all seeds are tested on."""
 
     comparisons_now: int = Field(description="the largest number that the curve was measured at")
     comparisons_then: int
@@ -90,12 +95,13 @@ def _expected(title: str, scan: ScanEvaluation, more: int, cost: float) -> Expec
     now = round(max(pairs))
     then = now + more
     try:
-        here, there, thousand = _line(scan, pairs, [math.log(now), math.log(then), math.log(now + 1000)])
+        (here, there, thousand), doubt = _line(scan, pairs, [math.log(now), math.log(then), math.log(now + 1000)])
     except DataError as error:
         raise DataError(f"The scan {title!r} has no curve to plan by. {error}") from None
     gain = there.y.value - here.y.value
     is_far = then > 3 * now
     beyond = f"That is {then / now:.1f} times what was measured; a line need not go on so far." if is_far else ""
+    note = " ".join(part for part in (beyond, doubt) if part)
     return Expected(
         comparisons_now=now,
         comparisons_then=then,
@@ -104,15 +110,23 @@ def _expected(title: str, scan: ScanEvaluation, more: int, cost: float) -> Expec
         gain=gain,
         gain_per_thousand_more=thousand.y.value - here.y.value,
         cost_per_point=cost / (100 * gain) if cost > 0 and gain > 0 else None,
-        note=beyond,
+        note=note,
     )
 
 
-def _line(scan: ScanEvaluation, pairs: Sequence[float], at: Sequence[float]) -> tuple[FittedPoint, ...]:
-    """Over the lines of the seeds where each has pairs of its own, else through all points."""
+def _line(scan: ScanEvaluation, pairs: Sequence[float], at: Sequence[float]) -> tuple[tuple[FittedPoint, ...], str]:
+    """Over the lines of the seeds where each has pairs of its own, else over the conversations that all share.
+
+    Of an older scan all points, as if they were independent: then a sentence says so.
+    """
+    shares, x = [point.accuracy[ALL] for point in scan.points], [math.log(count) for count in pairs]
+    n = sum(share.n for share in shares)
+    if scan.covariance is not None:
+        clusters = max(share.clusters or 0 for share in shares)
+        means = [share.value for share in shares]
+        return line_of_means(x, means, scan.covariance, at, n=n, clusters=clusters).band, ""
     if scan.is_over_seeds:
         runs = [[point.by_seed[seed] for point in scan.points] for seed in scan.seeds]
-        n = sum(point.accuracy[ALL].n for point in scan.points)
-        return line_over_runs([math.log(x) for x in pairs], runs, at, n=n).band
+        return line_over_runs(x, runs, at, n=n).band, ""
     points = [(math.log(x), y) for x, point in zip(pairs, scan.points, strict=True) for y in point.by_seed.values()]
-    return fitted_line([x for x, _ in points], [y for _, y in points], at)
+    return fitted_line([x for x, _ in points], [y for _, y in points], at), _OLDER

@@ -2,14 +2,14 @@
 
 A vocabulary of 150,000 makes logits a hundred times as large as the hidden states that they come from, and a gradient
 needs them twice more. So where they are many the head runs over chunks of tokens: of each chunk what is made of its
-logits stays alone, and its backward computes the logits again. Where they are few it is one call.
+logits stays alone, and its backward computes the logits again. Where they are few it is one call. A head that is split
+over processes is made whole once for all chunks, of which each process may have another number.
 
 Legend: T tokens (places whose next token is asked for), hidden as the trunk gives it.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
 from torch.utils.checkpoint import checkpoint
 
 from prefloop.losses import token_logps
@@ -41,12 +41,13 @@ def of_logits(
 ) -> Float[Tensor, "T ..."]:
     """`function(logits, *others)` of the logits at T places; differentiable.
 
-    A head that is split over processes is called once: all of them must make the same calls.
+    All processes over which a head is split call it together, each with places of its own; its gradient is summed over
+    them.
 
     Args:
         function: treats each place by itself: its first axis and that of `others` are the T places.
     """
-    run = partial(_through, head, function)
+    run = partial(_through, _whole(head), function)
     tokens = tokens_at_once(head)
     if len(hidden) <= tokens:
         return run(hidden, *others)
@@ -57,12 +58,21 @@ def of_logits(
 
 
 def tokens_at_once(head: Head) -> int:
-    """How many tokens make a chunk; of a head that is split over processes, any number."""
+    """How many tokens make a chunk."""
     weight: Any = head if isinstance(head, Tensor) else head.weight
-    if isinstance(weight, DTensor):
-        return sys.maxsize
     return max(_LEAST_TOKENS, _LOGITS // len(weight))
 
 
-def _through(head: Head, function: Callable[..., Tensor], hidden: Tensor, *others: Tensor) -> Tensor:
+def _whole(head: Head) -> Tensor | Callable[[Tensor], Tensor]:
+    """The head, or of one that is split what its whole weight and bias do, with one exchange here and one backwards."""
+    if isinstance(head, Tensor) or not isinstance(head.weight, DTensor):
+        return head
+    split: dict[str, Any] = dict(head.named_parameters())
+    whole = {name: part.full_tensor(grad_placements=[Partial()]) for name, part in split.items()}
+    return partial(torch.nn.functional.linear, **whole)
+
+
+def _through(
+    head: Tensor | Callable[[Tensor], Tensor], function: Callable[..., Tensor], hidden: Tensor, *others: Tensor
+) -> Tensor:
     return function(hidden @ head.T if isinstance(head, Tensor) else head(hidden), *others)

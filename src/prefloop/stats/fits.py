@@ -154,6 +154,54 @@ def line_of_shares(
     return _line_and_band(x, means, found[0], found[1:], at)
 
 
+def covariance_of_shares(shares: Sequence[tuple[Floats, Labels]]) -> Floats:
+    """(point, point): how means over overlapping observations vary together, from one draw of clusters to another.
+
+    Of each cluster what it adds to the means' distances from their expectation is taken, as in a clustered standard
+    error; NaN where there is one cluster alone.
+
+    Args:
+        shares: as `line_of_shares`.
+    """
+    codes, names = label_codes([label for _, labels in shares for label in labels])
+    moves = np.zeros((len(names), len(shares)))
+    start = 0
+    for place, (values, labels) in enumerate(shares):
+        here = codes[start : start + len(labels)]
+        start += len(labels)
+        given = finite_array(values)
+        moves[:, place] = np.bincount(here, weights=given - given.mean(), minlength=len(names)) / len(given)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(moves.T @ moves * np.divide(len(names), len(names) - 1))
+
+
+def line_of_means(
+    x: Sequence[float] | Floats,
+    means: Sequence[float] | Floats,
+    covariance: Sequence[Sequence[float]] | Floats,
+    at: Sequence[float] | Floats,
+    *,
+    n: int,
+    clusters: int,
+) -> LineAndBand:
+    """A line through means of which `covariance_of_shares` is known, with Student's t over the clusters.
+
+    Where all means are of the same observations it is `line_of_shares` without the observations.
+
+    Errors:
+        DataError: fewer than two clusters, or x that cannot carry a line.
+    """
+    if clusters < 2:
+        raise DataError(f"An interval over clusters needs 2 of them, not {clusters}; add conversations.")
+    ys, between = np.asarray(means, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
+    t = special.stdtrit(clusters - 1, 0.5 + LEVEL / 2)
+    found = []
+    for row in _line_weights(x, at):
+        value, half = float(row @ ys), float(t * np.sqrt(max(0.0, row @ between @ row)))
+        found.append(Interval(value=value, low=value - half, high=value + half, n=n, clusters=clusters))
+    return _line_and_band(x, ys, found[0], found[1:], at)
+
+
 def _weighted_means(sums: Floats, weights: Floats) -> Floats:
     """(resample, sum and count of each point) -> (resample,)."""
     with np.errstate(divide="ignore", invalid="ignore"):

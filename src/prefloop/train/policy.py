@@ -166,12 +166,15 @@ def train_policy(
             gauges.keep(evaluation, episodes, evaluated.replies)
             return evaluated
 
+        done = checkpoint.state["batch"] if checkpoint else 0
+        bar = progress(range(done, batches), initial=done, total=batches, desc=f"train {run.name}")
         mark = checkpoint.state.get("root_kl_mark", 0) if checkpoint else 0
         gauges = Gauges(folder, watching, run.snapshot_every_root_kl, mark)
         if checkpoint is None:
             folder.rewind(-1)
             if link:
                 link.send(0)
+            bar.set_postfix(evaluating="start")
             start = evaluate(0, run.policy)
             state: dict[str, Any] = {
                 "batch": 0,
@@ -206,7 +209,6 @@ def train_policy(
             if link:
                 link.send(checkpoint.step)
 
-        bar = progress(range(state["batch"], batches), initial=state["batch"], total=batches, desc=f"train {run.name}")
         for index in bar:
             clock = _Stopwatch()
             rollout = collect(

@@ -39,7 +39,7 @@ from prefloop.runs import RunFolder
 from prefloop.schema import PreferencePair
 from prefloop.train.lessons import Lessons, read_worker_weights, usable_pairs
 from prefloop.train.preference_settings import PreferenceRun
-from prefloop.train.preference_step import Lesson, StepLosses, backward, encode
+from prefloop.train.preference_step import Lesson, StepLosses, backward, encode, require_one_fits
 from prefloop.train.processes import Processes
 from prefloop.train.sharding import clip_gradients, put_optimizer_state, shard, whole_state
 from prefloop.train.threads import own_threads_afterwards, take_threads
@@ -81,7 +81,8 @@ def train_preference(
 
     Errors:
         ConfigError: `run.shard` with one process alone, or with settings that need the whole trunk at hand.
-        DataError: no usable pairs, or a run resumed on other pairs than it began with.
+        DataError: no usable pairs, held-out ones of which none fits the window, or a run resumed on other pairs than it
+            began with.
         ModelError: `run.start` is no model to start from.
         TrainingError: a loss is not finite; the last checkpoint stays.
     """
@@ -97,6 +98,7 @@ def train_preference(
         pair_weights=weights,
     )
     model = start_model(run)
+    require_one_fits(model, held_out, "held-out pairs")
     output = model.output_embedding(run.start) if run.language_weight else None
     dtype = autocast_dtype(run, model)
     if dtype is torch.bfloat16 and model.device.type == "cpu" and not model.shares_beginnings:

@@ -22,7 +22,7 @@ from prefloop.train.preference import (
     start_model,
 )
 from prefloop.train.preference_settings import PreferenceRun
-from prefloop.train.preference_step import encode
+from prefloop.train.preference_step import encode, require_one_fits
 
 __all__ = ["PreferenceEstimate", "estimate_preference", "ways_to_fit"]
 
@@ -43,14 +43,17 @@ class PreferenceEstimate(NamedTuple):
     seconds: Interval
 
 
-def estimate_preference(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> PreferenceEstimate:
+def estimate_preference(
+    run: PreferenceRun, pairs: Sequence[PreferencePair], held_out: Sequence[PreferencePair] = ()
+) -> PreferenceEstimate:
     """Encodes an even sample of the pairs and does a few steps of the run's own size, after one that warms up.
 
     Errors:
-        DataError: no usable pairs, or none in the sample that fits the window.
+        DataError: no usable pairs, none in the sample that fits the window, or none of the held-out ones.
     """
     usable = usable_pairs(pairs).pairs
     model = start_model(run)
+    require_one_fits(model, held_out, "held-out pairs")
     count = min(max(_SAMPLE_PAIRS, (1 + _TIMED_STEPS) * run.pairs_per_step), len(usable))
     sample = [usable[place * len(usable) // count] for place in range(count)]
     lessons = encode(model, sample, {"pairs": 0, "dropped_long_pairs": 0, "dropped_turns": 0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from prefloop.models.preference import EncodedPair, PreferenceModel
 from prefloop.schema import PreferencePair
 from prefloop.train.processes import Processes
 
-__all__ = ["Lesson", "StepLosses", "backward", "encode"]
+__all__ = ["Lesson", "StepLosses", "backward", "encode", "require_one_fits"]
 
 
 class Lesson(NamedTuple):
@@ -62,6 +63,20 @@ def encode(
         counts["pairs"] += 1
         counts["dropped_turns"] += both.dropped_turns
     return lessons
+
+
+def require_one_fits(model: PreferenceModel, pairs: Sequence[PreferencePair], what: str) -> None:
+    """That a model can be evaluated on these pairs, before hours of training and not after them; 0 pairs ask nothing.
+
+    Errors:
+        DataError: none of them fits its window.
+    """
+    for pair in pairs:
+        with contextlib.suppress(DataError):  # too long: the next one may fit
+            model.encode_pair(pair)
+            return
+    if pairs:
+        raise model.none_fits(f"the {len(pairs)} {what}")
 
 
 def backward(

@@ -1,7 +1,8 @@
 """The threads of a run: a resumed run goes on with those that it began with. Knows no model.
 
 With another number of threads sums are rounded in another order, so the numbers of a run depend on it. It is noted in
-the run's folder before anything is computed, so that a run killed before its first checkpoint has it too.
+the run's folder before it trains, so that a run killed before its first checkpoint has it too. A command that draws its
+own data takes them before it draws: where it begins, they are those that are noted.
 """
 
 from __future__ import annotations
