@@ -145,6 +145,26 @@ def test_a_score_that_is_no_finite_number_is_refused(tmp_path: Path, score: str,
         list(read_ranked(file))
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            '{"question": "half \\ud83d", "answers": ["a", "b"]}',
+            r"'question' holds half of a surrogate pair at position 5",
+        ),
+        ('{"question": "q", "answers": ["a", "\\ud83d"]}', r"answers\[1\] holds half of a surrogate pair"),
+        ('{"question": "q", "answers": [{"text": "\\u0000", "score": 1}]}', r"answers\[0\] field 'text' holds"),
+        ('{"question": 5, "answers": ["alone"]}', "'question' is a number and must be a text"),
+        ('{"answers": []}', "has no field 'question'"),
+    ],
+)
+def test_a_text_that_is_none_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    file = tmp_path / "ranked.jsonl"
+    file.write_text(f'{{"question": "good", "answers": ["a", "b"]}}\n{line}\n')
+    with pytest.raises(DataError, match=rf"ranked.jsonl line 2 .*{said}"):
+        list(read_ranked(file))
+
+
 def test_a_ranked_pair_becomes_two_of_one_text_each() -> None:
     one = RankedQuestion("q:1", "which", [Answer("B", 0), Answer("A", 1), Answer("same", 1), Answer(" ", 7)])
     pairs = list(ranked_pairs([one]))
