@@ -93,11 +93,33 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         (["<row "], "no well-formed XML"),
         ([answer(1, 2, "many")], "post Id='1' has Score = 'many'"),
         ([row(Id=1, PostTypeId=2, Score=1)], "ParentId = None"),
+        ([answer(1, 2, "9" * 23)], "Score = '9{23}' and needs a whole number of at most 9223372036854775807"),
+        ([answer(10**30, 2, 1)], "Id = '10{30}' and needs"),
+        ([answer(1, 2, "9" * 5000)], "needs a whole number of at most"),
     ],
 )
 def test_broken_posts_are_named(tmp_path: Path, rows: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(read_ranked(posts(tmp_path / "Posts.xml", *rows)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "x-unknown"])
+def test_an_encoding_that_cannot_be_read_is_named(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "Posts.xml"
+    file.write_text(f'<?xml version="1.0" encoding="{encoding}"?><posts>{question(1)}</posts>')
+    with pytest.raises(DataError, match=r"is in an encoding that cannot be read \(.*\); write it as UTF-8"):
+        list(read_ranked(file))
+
+
+def test_what_is_gzipped_shows_in_its_bytes(tmp_path: Path) -> None:
+    file = posts(tmp_path / "Posts.xml", question(1), answer(2, 1, 3), answer(3, 1, 0))
+    plain, data = list(read_ranked(file)), file.read_bytes()
+    file.write_bytes(gzip.compress(data))
+    assert list(read_ranked(file)) == plain
+    (tmp_path / "other").mkdir()
+    named = tmp_path / "other" / "Posts.xml.gz"
+    named.write_bytes(data)  # unpacked on the way, under its old name
+    assert [one.answers for one in read_ranked(named)] == [one.answers for one in plain]
 
 
 def test_entities_are_refused(tmp_path: Path) -> None:
