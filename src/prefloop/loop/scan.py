@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, field_validator
 from tqdm import tqdm
 
-from prefloop.config import NAME, Config
+from prefloop.config import NAME, Config, Seed
 from prefloop.errors import ConfigError, DataError, TrainingError, UserError
 from prefloop.evals import ScanEvaluation, Trial, evaluate_scan, write_scan_report
 from prefloop.evals.preference import word_differences
@@ -63,7 +63,7 @@ class ScanRun(Config):
     """`prefloop eval scan SCAN.toml`."""
 
     name: str = Field("scan", pattern=NAME, description="goes into the name of the run folder")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="of training, and of simulated judgments")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="of training, and of simulated judgments")
     folds: int = Field(1, ge=1, description="each holds out run.held_out_share of the workspace's conversations")
     evaluation_pairs: int = Field(0, ge=0, description="held-out pairs that are scored, evenly taken; 0: all")
     words: bool = Field(True, description="a TF-IDF regression on the same training pairs beside each PM")
