@@ -86,6 +86,10 @@ def plan_collection(
 
 
 def _expected(title: str, scan: ScanEvaluation, more: int, cost: float) -> Expected:
+    if not scan.points:
+        raise DataError(
+            f"The scan {title!r} has no curve to plan by: its {len(scan.failed)} trainings failed; scan again."
+        )
     pairs = [x_of(_SETTING, point) or 0.0 for point in scan.points]
     now = round(max(pairs))
     then = now + more
@@ -111,7 +115,11 @@ def _expected(title: str, scan: ScanEvaluation, more: int, cost: float) -> Expec
 def _line(scan: ScanEvaluation, pairs: Sequence[float], at: Sequence[float]) -> tuple[FittedPoint, ...]:
     """Over the lines of the seeds where each has pairs of its own, else through all points."""
     if scan.is_over_seeds:
-        runs = [[point.by_seed[seed] for point in scan.points] for seed in scan.seeds]
+        if len(scan.whole_seeds) < 2:
+            raise DataError(
+                f"Of {len(scan.seeds)} seeds {len(scan.whole_seeds)} have a model at every value; scan more."
+            )
+        runs = [[point.by_seed[seed] for point in scan.points] for seed in scan.whole_seeds]
         n = sum(point.accuracy[ALL].n for point in scan.points)
         return line_over_runs([math.log(x) for x in pairs], runs, at, n=n).band
     points = [(math.log(x), y) for x, point in zip(pairs, scan.points, strict=True) for y in point.by_seed.values()]
