@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import prefloop
 from prefloop.config import Config
@@ -89,6 +89,10 @@ def _values(annotation: Any) -> str:
         return f"list of {_values(get_args(annotation)[0])}"
     if get_origin(annotation) is dict:
         return f"table of names to {_values(get_args(annotation)[1])}s"
+    if get_origin(annotation) is Annotated:
+        kind, *limits = get_args(annotation)
+        said = [_limit(one) for field in limits for one in field.metadata]
+        return ", ".join([_values(kind), *said])
     words = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
     if annotation in words:
         return words[annotation]
@@ -97,7 +101,10 @@ def _values(annotation: Any) -> str:
 
 def _limit(constraint: Any) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    return " ".join(f"{sign} {getattr(constraint, key):g}" for key, sign in signs.items() if hasattr(constraint, key))
+    found = {sign: getattr(constraint, key) for key, sign in signs.items() if hasattr(constraint, key)}
+    return " ".join(
+        f"{sign} {value}" if isinstance(value, int) else f"{sign} {value:g}" for sign, value in found.items()
+    )
 
 
 def _default(value: Any) -> str:

@@ -12,7 +12,7 @@ import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -24,6 +24,9 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 """What runs and snapshots may be called: their names become parts of file names and of URLs."""
 DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
 """What a device may be called in settings and options; 'auto' takes a GPU if there is one."""
+MOST_SEED = 2**32 - 1
+"""Of a seed, in settings and options: generators take 64 bits, and a run multiplies its seed by a million and more."""
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 
 QualitySubject = Literal[

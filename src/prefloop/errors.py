@@ -7,10 +7,10 @@
     │   ├── ModelError            ValueError: a model folder, tokenizer or checkpoint cannot be used
     │   ├── NotFoundError         LookupError: the named thing does not exist
     │   └── UnavailableError      ConnectionError: a server, port or database cannot be reached
-    ├── StateError                RuntimeError: not allowed in the present state (HTTP 409)
+    ├── StateError                RuntimeError: not allowed in the present state (HTTP 409, exit code 2)
     │   └── FullError             RuntimeError: all places of a study are taken
     ├── GateError                 RuntimeError: a quality or evaluation gate said no (exit code 1)
-    └── TrainingError             ArithmeticError: training cannot go on (a NaN loss, say)
+    └── TrainingError             ArithmeticError: training cannot go on (a NaN loss, say; exit code 2)
 
 A message gives the value, the limit and the next action, in one sentence. A new class goes into this drawing,
 inherits the standard error that it replaces, and takes the message as its only argument (so that it pickles).

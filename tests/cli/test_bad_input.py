@@ -68,6 +68,29 @@ def test_a_share_that_leaves_nothing_to_train_on(tmp_path: Path) -> None:
     one_sentence(result, "3 comparisons leave none to train on at held_out_share = 0.999; lower it.")
 
 
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999999"])
+def test_a_seed_that_no_generator_takes(workspace: Path, tmp_path: Path, seed: str) -> None:
+    run = tmp_path / "run.toml"
+    run.write_text(f'start = "{tiny_model(PMP_MODEL)}"\nsandbox_contrasts = 20\n', encoding="utf-8")
+    result = prefloop("train", "preference", run, "--set", f"seed={seed}", "--workspace", workspace)
+    one_sentence(result, f"seed = {seed} is wrong: input should be")
+    assert not list((workspace / "runs").iterdir())
+    one_sentence(prefloop("sandbox", "describe", "--seed", seed), "'--seed'", "0<=x<=4294967295")
+
+
+def test_a_training_that_diverges_is_no_gate(tmp_path: Path) -> None:
+    workspace, run = tmp_path / "ws", tmp_path / "run.toml"
+    assert prefloop("init", workspace).returncode == 0
+    run.write_text(
+        f'start = "{tiny_model(PMP_MODEL)}"\nsandbox_contrasts = 40\nlearning_rate = 1e38\nwarmup_steps = 0\n'
+        "pairs_per_step = 4\n",
+        encoding="utf-8",
+    )
+    result = prefloop("train", "preference", run, "--workspace", workspace)
+    assert result.returncode == 2  # 1 is the gate's alone
+    assert "lower learning_rate (now 1e+38) and start again" in result.stderr.splitlines()[-1]
+
+
 def test_a_broken_file_is_refused_whole(workspace: Path, tmp_path: Path) -> None:
     file = tmp_path / "broken.jsonl.gz"
     good = {"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant: go away"}

@@ -14,8 +14,10 @@ from typing import Any
 
 import click
 import pytest
+from pydantic import ValidationError
 
 from prefloop import errors, schema
+from prefloop.cli import cli
 from prefloop.config import Config
 from prefloop.evals import elo, policy, preference
 from prefloop.evals.comparisons import LogpAccuracy
@@ -179,6 +181,27 @@ def test_every_setting_says_what_it_does(write_settings: ModuleType) -> None:
         if not field.description and not (isinstance(field.annotation, type) and issubclass(field.annotation, Config))
     ]
     assert not missing, "give a description with its unit or consequence: " + ", ".join(missing)
+
+
+def test_no_setting_takes_a_seed_that_no_generator_takes(write_settings: ModuleType) -> None:
+    named = [(cls, name) for cls in write_settings.settings_classes() for name in cls.model_fields if "seed" in name]
+    assert len(named) >= 9
+    for cls, name in named:
+        for seed, is_good in ((0, True), (2**32 - 1, True), (-1, False), (2**32, False), (10**23, False)):
+            with pytest.raises(ValidationError) as refused:
+                cls.model_validate({name: seed if name == "seed" else [seed], "unknown": 0})
+            assert is_good == all(error["loc"][0] != name for error in refused.value.errors()), (cls, seed)
+
+
+def test_no_option_takes_a_seed_that_no_generator_takes() -> None:
+    seeds = [one for command in _all_commands(cli) for one in command.params if one.name == "seed"]
+    assert len(seeds) >= 5
+    assert all(isinstance(one.type, click.IntRange) and one.type.min == 0 for one in seeds)
+
+
+def _all_commands(command: click.Command) -> list[click.Command]:
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    return [command, *(found for one in inner for found in _all_commands(one))]
 
 
 def test_the_page_of_settings_is_up_to_date(write_settings: ModuleType) -> None:

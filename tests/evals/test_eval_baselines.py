@@ -190,6 +190,9 @@ def test_comparisons_from_a_file(tmp_path: Path) -> None:
     file.write_text(json.dumps(rows[0] | {"group": 3}))
     with pytest.raises(DataError, match="line 1 field 'group' is a number"):
         read_comparisons(file)
+    file.write_text('{"prompt": "Q", "chosen": "a", "rejected": "b", "group": "\\ud83d"}')
+    with pytest.raises(DataError, match="line 1 field 'group' holds half of a surrogate pair"):
+        read_comparisons(file)
 
 
 def _reply(text: str) -> dict[str, str]:

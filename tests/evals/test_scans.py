@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from prefloop.errors import DataError
-from prefloop.evals import Trial, evaluate_scan, write_scan_report
+from prefloop.evals import ScanFailure, Trial, evaluate_scan, write_scan_report
 from prefloop.schema import Message, Mode, PreferencePair, Tranche
 from prefloop.stats import fitted_line, line_over_runs, linear_fit, run_mean
 
@@ -108,6 +108,36 @@ def test_a_line_over_the_logarithm() -> None:
         assert said in without.not_fitted
     with pytest.raises(DataError, match="0 trials"):
         evaluate_scan("mode", [])
+
+
+def test_trainings_that_failed_stand_in_no_number(tmp_path: Path) -> None:
+    trials = [
+        trial([1.0] * right + [-1.0] * (10 - right), value, seed=seed, draw=seed)
+        for value, rights in ((1, (6, 7, 8)), (2, (7, 8)), (4, (8, 9, 9)))
+        for seed, right in enumerate(rights)
+    ]
+    failed = [
+        ScanFailure(value=2, seed=2, fold=0, reason="Step 3 has loss nan"),
+        *(ScanFailure(value=8, seed=seed, fold=0, reason="Step 1 has loss inf") for seed in range(3)),
+    ]
+    scan = evaluate_scan("red_team_weight", trials, failed, is_fitted=True, has_scores=True)
+    assert [point.value for point in scan.points] == [1, 2, 4]
+    assert scan.points[1].by_seed == {0: 0.7, 1: 0.8}
+    assert (scan.seeds, scan.whole_seeds, scan.is_over_seeds) == ((0, 1, 2), (0, 1), True)
+    assert scan.fit is not None
+    # the lines of the two whole seeds: 0.6, 0.7, 0.8 and 0.7, 0.8, 0.9 rise by 0.1 with each doubling
+    assert scan.fit.line.slope.value == pytest.approx(0.1 / math.log(2))
+    assert scan.fit.line.slope.clusters == 2
+    one_left = [one for one in trials if one.seed != 1 or one.value != 2]
+    without = evaluate_scan("red_team_weight", one_left, failed, is_fitted=True)
+    assert "needs two with a model at every value, and 1 of 3 have one" in without.not_fitted
+    none_left = evaluate_scan("red_team_weight", [], failed[1:], is_fitted=True, has_scores=True)
+    assert (none_left.points, none_left.is_over_seeds, len(none_left.failed)) == ((), False, 3)
+    page = write_scan_report({"lost": none_left, "kept": scan}, tmp_path / "scans.html", "Scans").read_text("utf-8")
+    assert "8 preference models. Intervals are 95%, Student" in page
+    assert "4 of 12 trainings failed" in page
+    assert page.count("Step 1 has loss inf") == 6  # three in each section
+    assert page.count("Step 3 has loss nan") == 1
 
 
 def test_points_that_share_their_pairs_tell_less_than_they_seem_to() -> None:

@@ -155,6 +155,26 @@ def test_the_band_of_an_older_scan_is_said_to_be_too_narrow(tmp_path: Path) -> N
     assert "too narrow; scan again with --resume" in expected.note
 
 
+def test_seeds_of_which_a_training_failed_are_left_out(tmp_path: Path) -> None:
+    folder = _scan(tmp_path / "scan")
+    scans = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
+    scans["Data"]["seeds"] = [0, 1, 2]
+    for place, point in enumerate(scans["Data"]["points"]):
+        point["accuracy"]["all"]["clusters"] = 2 + (place < 2)
+        point["by_seed"] |= {"1": point["by_seed"]["0"]} | ({"2": 0.9} if place < 2 else {})
+    (folder / "scan.json").write_text(json.dumps(scans), encoding="utf-8")
+    plan = plan_collection(folder, workers=5, hours=10, per_hour=20, price=12)
+    assert plan.curves["Data"].gain == pytest.approx(0.05)  # both whole seeds rise by 0.05 with each doubling
+    scans["Data"]["points"][0] |= {"by_seed": {"0": 0.6}}
+    (folder / "scan.json").write_text(json.dumps(scans), encoding="utf-8")
+    with pytest.raises(DataError, match="Of 3 seeds 1 have a model at every value"):
+        plan_collection(folder, 5, 10, 20, 12)
+    scans["Data"] |= {"points": [], "failed": [{"value": 250, "seed": 0, "fold": 0, "reason": "Step 1 has loss nan"}]}
+    (folder / "scan.json").write_text(json.dumps(scans), encoding="utf-8")
+    with pytest.raises(DataError, match="no curve to plan by: its 1 trainings failed"):
+        plan_collection(folder, 5, 10, 20, 12)
+
+
 def test_a_plan_without_a_curve_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"no .*scan\.json"):
         plan_collection(tmp_path, 1, 1, 1, 1)

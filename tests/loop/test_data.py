@@ -1,11 +1,12 @@
 """Splits keep conversations whole; halves are halves; mixes have their shares."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
 from prefloop.errors import DataError
-from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, split
+from prefloop.loop.data import conversations_of, evenly, half_of, mixed, prompts_of, some_of, split
 from prefloop.schema import Message, Mode, PreferencePair, Tranche
 
 
@@ -51,7 +52,7 @@ def test_some_are_taken_from_everywhere() -> None:
 
 def test_mixing_takes_shares_of_both_modes() -> None:
     pairs = [
-        PreferencePair(context=(), chosen="a", rejected="b", conversation_id=f"{mode.value}{n}", mode=mode)
+        pair(f"{mode.value}{n}").model_copy(update={"mode": mode})
         for mode, count in ((Mode.HELPFUL, 30), (Mode.RED_TEAM, 12))
         for n in range(count)
     ]
@@ -78,14 +79,7 @@ def test_mixing_takes_shares_of_both_modes() -> None:
 def test_mixing_takes_shares_of_tranches() -> None:
     counts = {Tranche.BASE: (20, 20), Tranche.REJECTION_SAMPLED: (30, 0), Tranche.ONLINE: (12, 8)}
     pairs = [
-        PreferencePair(
-            context=(),
-            chosen="a",
-            rejected="b",
-            conversation_id=f"{tranche}{mode}{n}",
-            mode=mode,
-            tranche=tranche,
-        )
+        pair(f"{tranche}{mode}{n}").model_copy(update={"mode": mode, "tranche": tranche})
         for tranche, both in counts.items()
         for mode, count in zip(Mode, both, strict=True)
         for n in range(count)
@@ -108,3 +102,26 @@ def test_mixing_takes_shares_of_tranches() -> None:
     assert sum(taken(None, 10, base=1 / 3, rejection_sampled=1 / 3, online=1 / 3).values()) == 10
     with pytest.raises(DataError, match="need 5 red_team rejection_sampled pairs and there are 0"):
         taken(0.5, 10, rejection_sampled=1.0)
+
+
+def test_what_is_drawn_depends_on_texts_and_seed_alone() -> None:
+    pairs = [pair(f"question {n}", *("answer", "and then?") * later) for n in range(40) for later in range(3)]
+    pairs = [one.model_copy(update={"mode": list(Mode)[n % 2]}) for n, one in enumerate(pairs)]
+    again = [one.model_copy(update={"conversation_id": f"id {len(pairs) - n}"}) for n, one in enumerate(pairs)]
+
+    def texts(taken: Sequence[PreferencePair]) -> set[tuple[Message, ...]]:
+        return {one.context for one in taken}
+
+    for other in (again, again[::-1]):  # imported once more, and in another order
+        assert texts(some_of(pairs, 20, seed=1)) == texts(some_of(other, 20, seed=1))
+        assert texts(mixed(pairs, 0.25, 40, seed=1)) == texts(mixed(other, 0.25, 40, seed=1))
+    assert texts(some_of(pairs, 20, seed=1)) != texts(some_of(pairs, 20, seed=2))
+
+
+def test_conversations_are_drawn_whole() -> None:
+    pairs = [pair(f"question {n}", *("answer", "and then?") * later) for later in range(3) for n in range(40)]
+    taken = Counter(one.context[0].text for one in some_of(pairs, 20))
+    assert sorted(taken.values()) == [2] + [3] * 6  # 20 = 6 * 3 + 2
+    alike = [pair("hi", *(f"branch {n}", "and then?") * later) for later in range(3) for n in range(10)]
+    later = Counter(one.context[1].text for one in some_of(alike, 20) if len(one.context) > 1)
+    assert sorted(later.values()) == [2] * 5  # the ten openings come first, then one conversation after another

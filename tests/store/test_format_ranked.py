@@ -93,11 +93,33 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         (["<row "], "no well-formed XML"),
         ([answer(1, 2, "many")], "post Id='1' has Score = 'many'"),
         ([row(Id=1, PostTypeId=2, Score=1)], "ParentId = None"),
+        ([answer(1, 2, "9" * 23)], "Score = '9{23}' and needs a whole number of at most 9223372036854775807"),
+        ([answer(10**30, 2, 1)], "Id = '10{30}' and needs"),
+        ([answer(1, 2, "9" * 5000)], "needs a whole number of at most"),
     ],
 )
 def test_broken_posts_are_named(tmp_path: Path, rows: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(read_ranked(posts(tmp_path / "Posts.xml", *rows)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "x-unknown"])
+def test_an_encoding_that_cannot_be_read_is_named(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "Posts.xml"
+    file.write_text(f'<?xml version="1.0" encoding="{encoding}"?><posts>{question(1)}</posts>')
+    with pytest.raises(DataError, match=r"is in an encoding that cannot be read \(.*\); write it as UTF-8"):
+        list(read_ranked(file))
+
+
+def test_what_is_gzipped_shows_in_its_bytes(tmp_path: Path) -> None:
+    file = posts(tmp_path / "Posts.xml", question(1), answer(2, 1, 3), answer(3, 1, 0))
+    plain, data = list(read_ranked(file)), file.read_bytes()
+    file.write_bytes(gzip.compress(data))
+    assert list(read_ranked(file)) == plain
+    (tmp_path / "other").mkdir()
+    named = tmp_path / "other" / "Posts.xml.gz"
+    named.write_bytes(data)  # unpacked on the way, under its old name
+    assert [one.answers for one in read_ranked(named)] == [one.answers for one in plain]
 
 
 def test_entities_are_refused(tmp_path: Path) -> None:
@@ -142,6 +164,26 @@ def test_a_score_that_is_no_finite_number_is_refused(tmp_path: Path, score: str,
     answers = f'[{{"text": "a", "score": 1}}, {{"text": "b", "score": {score}}}]'
     file.write_text(f'\n{{"question": "q", "answers": {answers}}}')
     with pytest.raises(DataError, match=rf"ranked.jsonl line 2 field answers\[1\] field 'score' {said}"):
+        list(read_ranked(file))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            '{"question": "half \\ud83d", "answers": ["a", "b"]}',
+            r"'question' holds half of a surrogate pair at position 5",
+        ),
+        ('{"question": "q", "answers": ["a", "\\ud83d"]}', r"answers\[1\] holds half of a surrogate pair"),
+        ('{"question": "q", "answers": [{"text": "\\u0000", "score": 1}]}', r"answers\[0\] field 'text' holds"),
+        ('{"question": 5, "answers": ["alone"]}', "'question' is a number and must be a text"),
+        ('{"answers": []}', "has no field 'question'"),
+    ],
+)
+def test_a_text_that_is_none_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    file = tmp_path / "ranked.jsonl"
+    file.write_text(f'{{"question": "good", "answers": ["a", "b"]}}\n{line}\n')
+    with pytest.raises(DataError, match=rf"ranked.jsonl line 2 .*{said}"):
         list(read_ranked(file))
 
 

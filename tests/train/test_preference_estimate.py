@@ -11,10 +11,10 @@ import pytest
 from tqdm import tqdm
 
 from prefloop.cli import cli
-from prefloop.errors import DataError
+from prefloop.errors import ConfigError, DataError
 from prefloop.models.language import new_llama, save_model, train_tokenizer
 from prefloop.runs import RunFolder
-from prefloop.schema import Message, PreferencePair
+from prefloop.schema import Message, Mode, PreferencePair
 from prefloop.train.preference import start_model, train_preference
 from prefloop.train.preference_estimate import estimate_preference
 from prefloop.train.preference_settings import PreferenceRun
@@ -76,6 +76,33 @@ def test_long_pairs_are_left_out_of_the_tokens(start: Path) -> None:
         estimate_preference(run, [long] * 3)
     with pytest.raises(DataError, match="None of 3 pairs fits max_context_tokens = 40; raise it"):
         estimate_preference(run.model_copy(update={"max_context_tokens": 40}), [long] * 3)
+
+
+def test_pairs_without_weight_are_left_out(start: Path) -> None:
+    given = [one.model_copy(update={"mode": list(Mode)[n % 2]}) for n, one in enumerate(pairs(10))]
+    estimate = estimate_preference(PreferenceRun(start=start, pairs_per_step=4, red_team_weight=0.0), given)
+    assert (estimate.pairs, estimate.steps) == (5, 2)  # of 10, every other one
+    encoded = start_model(PreferenceRun(start=start)).encode_pair(given[0])
+    assert estimate.tokens.value == 5 * (len(encoded.chosen) + len(encoded.rejected))
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "said"),
+    [
+        ({"worker_weights": "nowhere.json"}, ConfigError, "worker_weights nowhere.json cannot be read"),
+        ({"tranche_weights": {"base": 0.0}}, DataError, "All 10 pairs have weight 0"),
+        ({"shard": True}, ConfigError, "needs several processes"),
+        ({"shard": True, "lora_rank": 2}, ConfigError, "shard goes with causal models, without"),
+    ],
+)
+def test_what_the_run_refuses_its_estimate_refuses(
+    start: Path, tmp_path: Path, setting: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    run = PreferenceRun.load_values({"start": start, "pairs_per_step": 4, **setting})
+    with pytest.raises(error, match=said):
+        estimate_preference(run, pairs(10))
+    with pytest.raises(error, match=said):
+        train_preference(run, pairs(10), RunFolder.create(tmp_path, "preference", run))
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,10 @@ def test_lessons_by_hand() -> None:
     assert [part.tolist() for part in Lessons.of(PAIRS)[1:3]] == [[1.0] * 3, [1.0] * 3]
     with pytest.raises(DataError, match="All 3 pairs have weight 0"):
         Lessons.of(PAIRS, worker_weights={"careless": 0, "careful": 0}, red_team_weight=0)
+    huge = Lessons.of(PAIRS, worker_weights={"careless": 1e308, "careful": 1e308}, red_team_weight=1e308)
+    assert huge.weights.tolist() == [1.0, 1.0, 1.0]  # though their sum is more than a number can hold
+    with pytest.raises(DataError, match="multiply to more than 1e308; give smaller ones"):
+        Lessons.of(PAIRS, red_team_weight=1e308, tranche_weights={Tranche.BASE: 10.0})
     online = [*PAIRS, pair("red house", "old river", tranche=Tranche.ONLINE, mode=Mode.RED_TEAM)]
     mixed = Lessons.of(online, red_team_weight=2.0, tranche_weights={Tranche.ONLINE: 0.5})
     assert mixed.weights == pytest.approx([0.8, 0.8, 1.6, 0.8])  # 1, 1, 2 and 2 x 0.5 have the mean 1.25
@@ -189,6 +193,7 @@ def test_another_template_is_refused_at_load(start: Path, tmp_path: Path) -> Non
         ("{", "not JSON"),
         ('{"w": -1}', "gives 'w' -1"),
         ('{"w": NaN}', "gives 'w' nan"),
+        ('{"w": 1' + "0" * 400 + "}", "gives 'w' 10+; a weight"),
         ('{"w": true}', "gives 'w' True"),
     ],
 )

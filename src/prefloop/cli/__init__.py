@@ -1,6 +1,7 @@
 """The command line: parse, build, call. Heavy imports stand inside of the commands.
 
-Exit codes: 0 success, 1 a gate that said no, 2 something the user can mend, told in one sentence.
+Exit codes: 0 success, 1 a gate that said no, 2 every other error, told in one sentence. A gate's no is an answer, which
+a script may act on; a state that does not allow it, or a training that cannot go on, is none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import click
 from prefloop import __version__
 from prefloop.cli import account, data, evaluate, online, serving, study, training, upkeep
 from prefloop.cli.output import say
-from prefloop.errors import GateError, PrefloopError, UserError
+from prefloop.errors import GateError, PrefloopError
 
 __all__ = ["main"]
 
@@ -52,12 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
     except GateError as error:
         say(str(error))
         sys.exit(1)
-    except UserError as error:
-        say(str(error))
-        sys.exit(2)
     except PrefloopError as error:
         say(str(error))
-        sys.exit(1)
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

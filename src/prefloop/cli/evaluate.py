@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from prefloop.cli.data import data_file, mode_option, tranche_option
-from prefloop.cli.output import device_option, emit, json_option, note, workspace_option
+from prefloop.cli.output import SEEDS, device_option, emit, json_option, note, workspace_option
 from prefloop.errors import NotFoundError
 from prefloop.schema import HELD_OUT_SHARE, Mode, Tranche
 from prefloop.workspace import Workspace
@@ -125,7 +125,7 @@ def scan(
 @click.option("--prompts", type=click.IntRange(1), default=200, show_default=True)
 @click.option("--max-response-tokens", type=click.IntRange(1), help="Cuts longer replies; by default each model's own.")
 @click.option("--sandbox", is_flag=True, help="Fresh prompts of the tiny world; its known preference scores too.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEEDS, default=0, show_default=True)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
 @device_option
 @workspace_option
@@ -183,7 +183,7 @@ def policy(
 @click.option("--prompts", type=click.IntRange(1), default=200, show_default=True)
 @click.option("--max-response-tokens", type=click.IntRange(1), help="Cuts longer replies; by default each model's own.")
 @click.option("--sandbox", is_flag=True, help="Fresh prompts of the tiny world; its known preference judges too.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEEDS, default=0, show_default=True)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as a page too.")
 @device_option
 @workspace_option
@@ -291,7 +291,7 @@ def optimisation(
 @click.argument("run")
 @click.option("--gold", is_flag=True, help="Sandbox: ask the known preference too.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the page.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the replies that are drawn.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Of the replies that are drawn.")
 @device_option
 @workspace_option
 @json_option

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from prefloop.cli.output import emit, json_option, note, workspace_option
+from prefloop.cli.output import SEEDS, emit, json_option, note, workspace_option
 from prefloop.errors import NotFoundError
 from prefloop.workspace import Workspace
 
 
 @click.command()
 @click.option("--no-serve", is_flag=True, help="Stop after the round instead of serving the page.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Draws all prompts, people and noise.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Draws all prompts, people and noise.")
 @click.option(
     "--workspace",
     "folder",
@@ -127,7 +127,7 @@ def sandbox() -> None:
 
 
 @sandbox.command()
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEEDS, default=0, show_default=True)
 @click.option("--pairs", type=click.IntRange(50), default=1000, show_default=True, help="Pairs to measure on.")
 @json_option
 def describe(seed: int, pairs: int, as_json: bool) -> None:

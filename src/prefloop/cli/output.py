@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import click
 
-from prefloop.config import DEVICE
+from prefloop.config import DEVICE, MOST_SEED
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+SEEDS = click.IntRange(0, MOST_SEED)
 
 
 def emit(result: dict[str, Any], as_json: bool) -> None:

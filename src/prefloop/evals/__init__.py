@@ -28,7 +28,7 @@ from prefloop.evals.preference_report import (
     write_preference_reports,
 )
 from prefloop.evals.scan_report import write_scan_report
-from prefloop.evals.scans import ScanEvaluation, ScanPoint, Trial, evaluate_scan
+from prefloop.evals.scans import ScanEvaluation, ScanFailure, ScanPoint, Trial, evaluate_scan
 
 __all__ = [
     "Agreement",
@@ -44,6 +44,7 @@ __all__ = [
     "PreferenceDifference",
     "PreferenceEvaluation",
     "ScanEvaluation",
+    "ScanFailure",
     "ScanPoint",
     "ScoredPair",
     "SideBySide",

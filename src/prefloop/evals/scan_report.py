@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefloop.evals.scans import ALL, ScanEvaluation, ScanPoint, x_of
-from prefloop.report import Report, Series, calibration_plot, curve_plot, format_interval, format_number, interval_plot
+from prefloop.report import (
+    Cell,
+    Report,
+    Series,
+    calibration_plot,
+    curve_plot,
+    format_interval,
+    format_number,
+    interval_plot,
+)
 from prefloop.schema import Interval
 
 __all__ = ["write_scan_report"]
@@ -23,12 +32,16 @@ _LOGARITHMIC = ("training_pairs", "start", "red_team_weight", "learning_rate")
 
 def write_scan_report(scans: Mapping[str, ScanEvaluation], path: Path, title: str, notes: Sequence[str] = ()) -> Path:
     """One page with a section a scan, and its numbers as JSON beside it."""
-    first = next(iter(scans.values()))
+    first = next((scan for scan in scans.values() if scan.points), next(iter(scans.values())))
     report = Report(title, f"{_trainings(scans)} preference models. {_interval_sentence(first)}")
     for note in notes:
         report.paragraph(note)
     for name, scan in scans.items():
         report.section(name, _about(scan))
+        if scan.failed:
+            _failures(report, scan)
+        if not scan.points:
+            continue
         if all(x_of(scan.setting, point) is not None for point in scan.points):
             _curve(report, scan)
         _matrix(report, scan)
@@ -38,7 +51,12 @@ def write_scan_report(scans: Mapping[str, ScanEvaluation], path: Path, title: st
 
 
 def _trainings(scans: Mapping[str, ScanEvaluation]) -> str:
-    return format_number(sum(len(scan.points) * len(scan.seeds) * scan.folds for scan in scans.values()))
+    return format_number(sum(_planned(scan) - len(scan.failed) for scan in scans.values()))
+
+
+def _planned(scan: ScanEvaluation) -> int:
+    values = {point.value for point in scan.points} | {one.value for one in scan.failed}
+    return len(values) * len(scan.seeds) * scan.folds
 
 
 def _interval_sentence(scan: ScanEvaluation) -> str:
@@ -54,6 +72,17 @@ def _about(scan: ScanEvaluation) -> str:
         f"Accuracy on held-out pairs by {scan.setting}, seed{'s' if len(scan.seeds) > 1 else ''} {seeds}, "
         f"{scan.folds} fold{'s' if scan.folds > 1 else ''}. Below 0.5 a model prefers what people did not."
     )
+
+
+def _failures(report: Report, scan: ScanEvaluation) -> None:
+    count = len(scan.failed)
+    report.paragraph(
+        f"{count} of {_planned(scan)} trainings failed and stand in no number below: where some seeds of a value are "
+        "left, its accuracy is that of the ones that went well.",
+        "warning",
+    )
+    rows: list[list[Cell]] = [[str(one.value), one.seed, one.fold, one.reason] for one in scan.failed]
+    report.table([scan.setting, "seed", "fold", "reason"], rows, "Trainings that failed")
 
 
 def _curve(report: Report, scan: ScanEvaluation) -> None:

@@ -35,7 +35,7 @@ from prefloop.stats import (
 )
 from prefloop.stats.intervals import Floats
 
-__all__ = ["ALL", "ScanEvaluation", "ScanPoint", "Trial", "evaluate_scan", "x_of"]
+__all__ = ["ALL", "ScanEvaluation", "ScanFailure", "ScanPoint", "Trial", "evaluate_scan", "x_of"]
 
 ALL = "all"
 _FIT_PLACES = 40
@@ -79,6 +79,15 @@ class ScanPoint(Noun):
     by_seed: Mapping[int, float] = Field(description="accuracy on all pairs")
 
 
+class ScanFailure(Noun):
+    """A training that gave no model: it stands in no point."""
+
+    value: int | float | str
+    seed: int
+    fold: int
+    reason: str
+
+
 class ScanFit(Noun):
     """accuracy = intercept + slope ln x (paper A.1: slope 0.015 for data, 0.007 for size), and how sure that is."""
 
@@ -98,7 +107,8 @@ class ScanEvaluation(Noun):
     setting: str
     seeds: tuple[int, ...]
     folds: int
-    points: tuple[ScanPoint, ...]
+    points: tuple[ScanPoint, ...] = Field(description="none where every training failed")
+    failed: tuple[ScanFailure, ...] = ()
     fit: ScanFit | None = None
     covariance: tuple[tuple[float, ...], ...] | None = Field(
         None,
@@ -114,7 +124,12 @@ class ScanEvaluation(Noun):
     @property
     def is_over_seeds(self) -> bool:
         """Whether each of several seeds has held-out pairs of its own, so that intervals are over the seeds."""
-        return self.points[0].accuracy[ALL].clusters == len(self.seeds) > 1
+        return any(point.accuracy[ALL].clusters == len(point.by_seed) > 1 for point in self.points)
+
+    @property
+    def whole_seeds(self) -> tuple[int, ...]:
+        """The seeds that have a model at every point."""
+        return tuple(seed for seed in self.seeds if all(seed in point.by_seed for point in self.points))
 
 
 def x_of(setting: str, point: ScanPoint) -> float | None:
@@ -129,6 +144,7 @@ def x_of(setting: str, point: ScanPoint) -> float | None:
 def evaluate_scan(
     setting: str,
     trials: Sequence[Trial],
+    failed: Sequence[ScanFailure] = (),
     *,
     is_fitted: bool = False,
     has_scores: bool = False,
@@ -136,31 +152,33 @@ def evaluate_scan(
     """The numbers of one scan; trials of one value stand side by side.
 
     Args:
+        failed: trainings beside them that gave no model.
         is_fitted: a straight line through accuracy against the logarithm of `x_of`.
         has_scores: calibration and thresholds of the last value's PMs.
 
     Errors:
-        DataError: no trials.
+        DataError: no trials, and none that failed.
     """
-    if not trials:
+    if not trials and not failed:
         raise DataError(f"The scan of {setting} has 0 trials; give it at least one value and one seed.")
     values = [list(part) for _, part in groupby(trials, key=lambda trial: trial.value)]
     points = tuple(_point(part) for part in values)
     fit, not_fitted = None, ""
-    if is_fitted:
+    if is_fitted and points:
         try:
             fit = _fit([x_of(setting, point) or 0.0 for point in points], values)
         except DataError as error:  # the trainings are done, and the points tell what they tell
             not_fitted = str(error)
     return ScanEvaluation(
         setting=setting,
-        seeds=tuple(sorted({trial.seed for trial in trials})),
-        folds=len({trial.fold for trial in trials}),
+        seeds=tuple(sorted({one.seed for one in trials} | {one.seed for one in failed})),
+        folds=len({one.fold for one in trials} | {one.fold for one in failed}),
         points=points,
+        failed=tuple(failed),
         fit=fit,
         covariance=_covariance(values),
         not_fitted=not_fitted,
-        **(_scores(values[-1]) if has_scores else {}),
+        **(_scores(values[-1]) if has_scores and values else {}),
     )
 
 
@@ -172,8 +190,14 @@ def _fit(x: Sequence[float], values: Sequence[Sequence[Trial]]) -> ScanFit:
     draws = list(dict.fromkeys(trial.draw for trials in values for trial in trials))
     if len(draws) > 1:
         right = [[(trial.draw, _own_right(trial)) for trial in trials] for trials in values]
+        whole = [one for one in draws if all(any(draw == one for draw, _ in point) for point in right)]
+        if len(whole) < 2:
+            raise DataError(
+                f"A line over seeds needs two with a model at every value, and {len(whole)} of {len(draws)} have one; "
+                "scan more seeds."
+            )
         runs = [
-            [float(np.concatenate([r for draw, r in point if draw == one]).mean()) for point in right] for one in draws
+            [float(np.concatenate([r for draw, r in point if draw == one]).mean()) for point in right] for one in whole
         ]
         n = sum(len(r) for point in right for _, r in point)
         line, band = line_over_runs(logarithms, runs, np.log(places), n=n)
@@ -199,7 +223,7 @@ def _shares(values: Sequence[Sequence[Trial]]) -> list[tuple[Floats, list[str]]]
 
 def _covariance(values: Sequence[Sequence[Trial]]) -> tuple[tuple[float, ...], ...] | None:
     """Where all are tested on pairs of one draw and that is more than one conversation."""
-    if len({trial.draw for trials in values for trial in trials}) > 1:
+    if len({trial.draw for trials in values for trial in trials}) != 1:  # 0 where every training failed
         return None
     found = covariance_of_shares(_shares(values))
     return tuple(tuple(row) for row in found.tolist()) if np.isfinite(found).all() else None

@@ -21,7 +21,7 @@ from pydantic import Field
 from scipy import special
 from tqdm import tqdm
 
-from prefloop.config import NAME, Config
+from prefloop.config import NAME, Config, Seed
 from prefloop.errors import DataError
 from prefloop.evals import Cleanliness, Suspicion, Treated, evaluate_cleanliness, suspicion
 from prefloop.evals.cleanliness import CLEAN, accuracy_of
@@ -54,7 +54,7 @@ class CleanlinessRun(Config):
 
     name: str = Field("cleanliness", pattern=NAME, description="goes into the name of the run folder")
     run: PreferenceRun = Field(description="what all trainings have in common, and where the comparisons come from")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="of training and of what is flipped")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="of training and of what is flipped")
     flipped: tuple[float, ...] = Field((0.1, 0.2, 0.3), description="shares of training labels to turn round")
     folds: int = Field(3, ge=2, description="of conversations, for scores by a PM that has not seen the pair")
     suspected_share: float = Field(0.1, gt=0.0, lt=1.0, description="of the pairs, the least likely labels, to drop")

@@ -108,10 +108,20 @@ def _counts(shares: Mapping[_Kind, float], total: int) -> dict[_Kind, int]:
     return counts
 
 
-def _draw(pair: PreferencePair, seed: int) -> bytes:
-    """The place of a pair's conversation in the order of `seed`."""
+def _draw(pair: PreferencePair, seed: int) -> tuple[bytes, bytes, bytes]:
+    """The place of a pair in the order of `seed`: by its opening turn, as `split` has it, then by its turns and sides.
+
+    Of texts alone, so that the same comparisons are drawn in every workspace: ids are made anew by each import. The
+    turns go one by one, so that what has a beginning in common, as the comparisons of a conversation have, lies
+    together.
+    """
     opening = next((message.text for message in pair.context if message.role == "user"), "")
-    return hashlib.sha256(f"mix {seed} {pair.conversation_id} {opening}".encode()).digest()
+    turns = b"".join(_drawn(seed, message.role, message.text)[:8] for message in pair.context)
+    return _drawn(seed, opening), turns, _drawn(seed, pair.chosen, pair.rejected)
+
+
+def _drawn(seed: int, *texts: str) -> bytes:
+    return hashlib.sha256("\x1f".join([f"mix {seed}", *texts]).encode()).digest()
 
 
 def some_of(pairs: Sequence[PreferencePair], count: int, seed: int = 0) -> Sequence[PreferencePair]:

@@ -194,7 +194,7 @@ def estimate_preference_run(workspace: Workspace, run: PreferenceRun) -> dict[st
     }
 
 
-class _PreferenceData(NamedTuple):
+class PreferenceData(NamedTuple):
     """`probabilities`: of the held-out pairs' choices, where they are known."""
 
     training: Sequence[PreferencePair]
@@ -202,7 +202,7 @@ class _PreferenceData(NamedTuple):
     probabilities: list[float] | None = None
 
 
-def _held_out_notes(run: PreferenceRun, data: _PreferenceData) -> list[str]:
+def _held_out_notes(run: PreferenceRun, data: PreferenceData) -> list[str]:
     """A sentence where a share is to be held out and nothing falls into it; of few conversations that happens."""
     if data.held_out or not run.held_out_share:
         return []
@@ -212,15 +212,25 @@ def _held_out_notes(run: PreferenceRun, data: _PreferenceData) -> list[str]:
     ]
 
 
-def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) -> _PreferenceData:
+def source_of(run: PreferenceRun) -> str | None:
+    """The setting that says where a run's pairs come from; None: they are the workspace's comparisons.
+
+    Errors:
+        ConfigError: there are several.
+    """
+    sources = [name for name in ("ranked_files", "sandbox_contrasts", "sandbox_judgments") if getattr(run, name)]
+    if len(sources) > 1:
+        raise ConfigError(f"{' and '.join(sources)} are set, and a run has one source of pairs; leave one of them.")
+    return sources[0] if sources else None
+
+
+def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) -> PreferenceData:
     """What a run trains on and is evaluated on: simulated judgments, ranked answers, contrasts, or the workspace's.
 
     Args:
         disk: a folder to keep them in, one at a time in memory; None keeps them in memory.
     """
-    sources = [name for name in ("ranked_files", "sandbox_contrasts", "sandbox_judgments") if getattr(run, name)]
-    if len(sources) > 1:
-        raise ConfigError(f"{' and '.join(sources)} are set, and a run has one source of pairs; leave one of them.")
+    source_of(run)
     if run.sandbox_judgments:
         chat = load_language_model(tiny_model(CHAT_MODEL))
         sampler, traits = TorchSampler(chat.model, chat.renderer, CHAT_MODEL), Population(seed=run.seed).traits()
@@ -229,7 +239,7 @@ def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) 
         count = min(_SANDBOX_HELD_OUT, run.sandbox_judgments)
         fresh = draw_prompts(world(), run.seed + 1, count, exclude=contexts)
         known = known_pairs(sampler, chat.renderer, world(), fresh, traits, run.seed + 1)
-        return _PreferenceData(
+        return PreferenceData(
             chosen_for(run, half_for(run, [item.pair for item in judged])),
             [item.pair for item in known],
             [item.probability for item in known],
@@ -249,7 +259,7 @@ def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) 
         raise DataError(
             f"{len(pairs)} comparisons leave none to train on at held_out_share = {run.held_out_share:g}; lower it."
         )
-    return _PreferenceData(chosen_for(run, half_for(run, training)), evaluation)
+    return PreferenceData(chosen_for(run, half_for(run, training)), evaluation)
 
 
 def half_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> Sequence[PreferencePair]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from prefloop.config import Config
+from prefloop.config import Config, Seed
 
 
 class CollectionSettings(Config):
@@ -72,4 +72,4 @@ class RoundSettings(Config):
     preference: PreferenceSettings = PreferenceSettings()
     policy: PolicySettings = PolicySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    seed: int = Field(0, description="draws all prompts, people and noise")
+    seed: Seed = Field(0, description="draws all prompts, people and noise")

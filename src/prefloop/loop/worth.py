@@ -91,6 +91,10 @@ def plan_collection(
 
 
 def _expected(title: str, scan: ScanEvaluation, more: int, cost: float) -> Expected:
+    if not scan.points:
+        raise DataError(
+            f"The scan {title!r} has no curve to plan by: its {len(scan.failed)} trainings failed; scan again."
+        )
     pairs = [x_of(_SETTING, point) or 0.0 for point in scan.points]
     now = round(max(pairs))
     then = now + more
@@ -126,7 +130,11 @@ def _line(scan: ScanEvaluation, pairs: Sequence[float], at: Sequence[float]) -> 
         means = [share.value for share in shares]
         return line_of_means(x, means, scan.covariance, at, n=n, clusters=clusters).band, ""
     if scan.is_over_seeds:
-        runs = [[point.by_seed[seed] for point in scan.points] for seed in scan.seeds]
+        if len(scan.whole_seeds) < 2:
+            raise DataError(
+                f"Of {len(scan.seeds)} seeds {len(scan.whole_seeds)} have a model at every value; scan more."
+            )
+        runs = [[point.by_seed[seed] for point in scan.points] for seed in scan.whole_seeds]
         return line_over_runs(x, runs, at, n=n).band, ""
     points = [(math.log(x), y) for x, point in zip(pairs, scan.points, strict=True) for y in point.by_seed.values()]
     return fitted_line([x for x, _ in points], [y for _, y in points], at), _OLDER

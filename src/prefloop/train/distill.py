@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from prefloop.config import DEVICE, NAME, Config
+from prefloop.config import DEVICE, NAME, Config, Seed
 from prefloop.errors import ConfigError, DataError, TrainingError
 from prefloop.losses import distill_losses
 from prefloop.models.checkpoint import (
@@ -87,7 +87,7 @@ class DistillRun(Config):
     checkpoint_every_steps: int = Field(50, ge=1, description="also when the held-out KL is measured")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="autocast of the forward and backward pass")
     device: str = Field("auto", pattern=DEVICE, description="'auto' takes a GPU if there is one")
-    seed: int = Field(0, description="of texts and order")
+    seed: Seed = Field(0, description="of texts and order")
 
 
 class DistillResult(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from prefloop.pair_file import picked
 from prefloop.schema import GRADES, Mode, PreferencePair, Tranche
 
 __all__ = ["Lessons", "UsablePairs", "read_worker_weights", "usable_pairs"]
+
+_MOST = sys.float_info.max
 
 
 class UsablePairs(NamedTuple):
@@ -87,7 +90,8 @@ class Lessons(NamedTuple):
             pair_weights: of each pair, beside the others.
 
         Errors:
-            DataError: every pair has weight 0, or there is another number of pair weights than of pairs.
+            DataError: every pair has weight 0, one weighs more than a number can hold, or there is another number of
+                pair weights than of pairs.
         """
         if pair_weights is not None and len(pair_weights) != len(pairs):
             raise DataError(f"{len(pair_weights)} weights do not fit {len(pairs)} usable pairs; give one for each.")
@@ -98,11 +102,15 @@ class Lessons(NamedTuple):
             own = 1.0 if pair_weights is None else pair_weights[place]
             weights[place] = lambda_ * own * (worker_weights or {}).get(pair.worker_id or "", 1.0)
             probabilities[place] = _probability(pair.grade, grade_probabilities)
+        if not np.isfinite(weights).all():
+            raise DataError("The weights of a pair multiply to more than 1e308; give smaller ones.")
         kept = np.flatnonzero(weights > 0)
         if len(pairs) and not len(kept):
             raise DataError(f"All {len(pairs)} pairs have weight 0, so there is nothing to learn; raise some weights.")
-        mean = math.fsum(weights[kept]) / max(len(kept), 1)
-        return cls(picked(pairs, kept), probabilities[kept], weights[kept] / mean, len(pairs) - len(kept))
+        # Scaled by a power of two, which is exact, so that the sum of the largest numbers is one.
+        scaled = np.ldexp(weights[kept], -np.frexp(weights.max(initial=0.0))[1])
+        mean = math.fsum(scaled) / max(len(kept), 1)
+        return cls(picked(pairs, kept), probabilities[kept], scaled / mean, len(pairs) - len(kept))
 
 
 def _probability(grade: int | None, by_strength: Sequence[float]) -> float:
@@ -127,6 +135,6 @@ def read_worker_weights(file: Path) -> dict[str, float]:
     if not isinstance(weights, dict):
         raise ConfigError(f"worker_weights {file} is no JSON object of worker id to weight; mend it.")
     for worker, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= _MOST:
             raise ConfigError(f"worker_weights {file} gives {worker!r} {weight!r}; a weight is a number of at least 0.")
     return {worker: float(weight) for worker, weight in weights.items()}

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from prefloop.config import DEVICE, NAME, Config
+from prefloop.config import DEVICE, NAME, Config, Seed
 from prefloop.errors import DataError, TrainingError
 from prefloop.models.checkpoint import (
     latest_checkpoint,
@@ -103,7 +103,7 @@ class LanguageRun(Config):
     )
     saved_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="of the written weights")
     device: str = Field("auto", pattern=DEVICE, description="'auto' takes a GPU if there is one")
-    seed: int = Field(0, description="of weights, texts and order")
+    seed: Seed = Field(0, description="of weights, texts and order")
 
 
 @own_threads_afterwards()

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from prefloop.config import DEVICE, NAME, Config
+from prefloop.config import DEVICE, NAME, Config, Seed
 from prefloop.train.gauges import Watching
 from prefloop.train.prompt_mix import PromptMix
 
@@ -91,4 +91,4 @@ class PolicyRun(Config):
         description="of the products while drawing, scoring and updating; weights and evaluations stay in float32",
     )
     device: str = Field("auto", pattern=DEVICE, description="'auto' takes a GPU if there is one")
-    seed: int = Field(0, description="of prompts, samples and minibatches")
+    seed: Seed = Field(0, description="of prompts, samples and minibatches")

@@ -41,7 +41,7 @@ from prefloop.train.lessons import Lessons, read_worker_weights, usable_pairs
 from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.preference_step import Lesson, StepLosses, backward, encode, require_one_fits
 from prefloop.train.processes import Processes
-from prefloop.train.sharding import clip_gradients, put_optimizer_state, shard, whole_state
+from prefloop.train.sharding import clip_gradients, put_optimizer_state, require_several, shard, whole_state
 from prefloop.train.threads import own_threads_afterwards, take_threads
 
 _PAIRS_AT_ONCE = 512  # whose ids are in memory while held-out pairs are scored
@@ -89,14 +89,7 @@ def train_preference(
     processes = Processes.of_environment()
     take_threads(folder, processes)
     usable = usable_pairs(pairs)
-    lessons = Lessons.of(
-        usable.pairs,
-        grade_probabilities=run.grade_probabilities,
-        worker_weights=None if run.worker_weights is None else read_worker_weights(run.worker_weights),
-        red_team_weight=run.red_team_weight,
-        tranche_weights=run.tranche_weights,
-        pair_weights=weights,
-    )
+    lessons = lessons_of(run, usable.pairs, weights)
     model = start_model(run)
     require_one_fits(model, held_out, "held-out pairs")
     output = model.output_embedding(run.start) if run.language_weight else None
@@ -119,8 +112,7 @@ def train_preference(
         model.model.load_state_dict(checkpoint.part("model"), strict=not run.lora_rank)
         counts, first_step, last_saved = checkpoint.state["counts"], checkpoint.step, checkpoint.path
     if run.shard:
-        if output is not None or run.lora_rank or not model.shares_beginnings:
-            raise ConfigError("shard goes with causal models, without language_weight and lora_rank; set it to false.")
+        check_shard(run, model, processes)
         shard(model.trunk, processes)
     optimizer = optimizer_of(model, run)
     if checkpoint is not None:
@@ -193,6 +185,25 @@ def train_preference(
         dropped_weightless_pairs=lessons.dropped_weightless,
         **counts,
     )
+
+
+def lessons_of(run: PreferenceRun, usable: Sequence[PreferencePair], weights: Sequence[float] | None = None) -> Lessons:
+    """What usable pairs teach under the run's weights and probabilities. Errors as of `Lessons.of` and the files."""
+    return Lessons.of(
+        usable,
+        grade_probabilities=run.grade_probabilities,
+        worker_weights=None if run.worker_weights is None else read_worker_weights(run.worker_weights),
+        red_team_weight=run.red_team_weight,
+        tranche_weights=run.tranche_weights,
+        pair_weights=weights,
+    )
+
+
+def check_shard(run: PreferenceRun, model: PreferenceModel, processes: Processes) -> None:
+    """ConfigError where the run's model cannot be split over these processes."""
+    if run.language_weight or run.lora_rank or not model.shares_beginnings:
+        raise ConfigError("shard goes with causal models, without language_weight and lora_rank; set it to false.")
+    require_several(processes)
 
 
 def start_model(run: PreferenceRun) -> PreferenceModel:

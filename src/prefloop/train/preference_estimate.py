@@ -18,11 +18,14 @@ from prefloop.train.memory import peak_memory
 from prefloop.train.preference import (
     autocast_dtype,
     backward_of,
+    check_shard,
+    lessons_of,
     optimizer_of,
     start_model,
 )
 from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.preference_step import encode, require_one_fits
+from prefloop.train.processes import Processes
 
 __all__ = ["PreferenceEstimate", "estimate_preference", "ways_to_fit"]
 
@@ -49,10 +52,14 @@ def estimate_preference(
     """Encodes an even sample of the pairs and does a few steps of the run's own size, after one that warms up.
 
     Errors:
-        DataError: no usable pairs, none in the sample that fits the window, or none of the held-out ones.
+        ConfigError: weights or a sharding that the run would refuse.
+        DataError: no usable pairs, none of a weight above 0, none in the sample that fits the window, or none of the
+            held-out ones.
     """
-    usable = usable_pairs(pairs).pairs
+    usable = lessons_of(run, usable_pairs(pairs).pairs).pairs  # without those of weight 0
     model = start_model(run)
+    if run.shard:
+        check_shard(run, model, Processes.of_environment())
     require_one_fits(model, held_out, "held-out pairs")
     count = min(max(_SAMPLE_PAIRS, (1 + _TIMED_STEPS) * run.pairs_per_step), len(usable))
     sample = [usable[place * len(usable) // count] for place in range(count)]

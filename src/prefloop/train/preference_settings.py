@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from prefloop.config import DEVICE, NAME, Config
+from prefloop.config import DEVICE, NAME, Config, Seed
 from prefloop.errors import ConfigError
 from prefloop.schema import HELD_OUT_SHARE, Mode, Tranche
 
@@ -116,7 +116,7 @@ class PreferenceRun(Config):
     evaluate_every_steps: int = Field(0, ge=0, description="steps between looks at the held-out pairs; 0: at the end")
     checkpoint_every_steps: int = Field(100, ge=1, description="steps that a killed run loses at most")
     device: str = Field("auto", pattern=DEVICE, description="'auto' takes a GPU if there is one")
-    seed: int = Field(0, description="of a fresh head, the order, a mix and simulated data")
+    seed: Seed = Field(0, description="of a fresh head, the order, a mix and simulated data")
 
     @property
     def peak_learning_rate(self) -> float:

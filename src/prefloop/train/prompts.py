@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from prefloop.config import NAME, Config
+from prefloop.config import NAME, Config, Seed
 from prefloop.errors import DataError
 from prefloop.models.language import LanguageModel, window_tokens
 from prefloop.models.sampling import TorchSampler
@@ -42,7 +42,7 @@ class PromptsRun(Config):
     least_difference: float = Field(
         0.3, ge=0.0, le=1.0, description="Jaccard distance over runs of five characters below which two are the same"
     )
-    seed: int = Field(0, description="of the messages shown and of the candidates")
+    seed: Seed = Field(0, description="of the messages shown and of the candidates")
 
 
 class GeneratedPrompts(NamedTuple):

@@ -20,7 +20,16 @@ from prefloop.errors import ConfigError
 from prefloop.models.trie import take_trie_attention
 from prefloop.train.processes import Processes
 
-__all__ = ["clip_gradients", "is_sharded", "put_optimizer_state", "put_state", "shard", "whole", "whole_state"]
+__all__ = [
+    "clip_gradients",
+    "is_sharded",
+    "put_optimizer_state",
+    "put_state",
+    "require_several",
+    "shard",
+    "whole",
+    "whole_state",
+]
 
 
 def shard(trunk: Any, processes: Processes, head: torch.nn.Linear | None = None) -> None:
@@ -36,8 +45,7 @@ def shard(trunk: Any, processes: Processes, head: torch.nn.Linear | None = None)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    if processes.count == 1:
-        raise ConfigError("shard = true needs several processes; start the run with torchrun, or set it to false.")
+    require_several(processes)
     if not take_trie_attention(trunk, even_if_lean=True):
         raise ConfigError(
             f"shard = true needs attention along tries, which is not exact for {type(trunk).__name__}; set it to false."
@@ -51,6 +59,12 @@ def shard(trunk: Any, processes: Processes, head: torch.nn.Linear | None = None)
         split = fully_shard(module, mesh=mesh, ignored_params=tied or None)
         split.set_gradient_divide_factor(1.0)
         split.set_force_sum_reduction_for_comms(True)
+
+
+def require_several(processes: Processes) -> None:
+    """ConfigError where there is one process alone, which has nobody to share weights with."""
+    if processes.count == 1:
+        raise ConfigError("shard = true needs several processes; start the run with torchrun, or set it to false.")
 
 
 def is_sharded(model: Any) -> bool:

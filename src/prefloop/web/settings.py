@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from prefloop.config import Config
+from prefloop.config import Config, Seed
 
 
 class PageSettings(Config):
@@ -25,4 +25,6 @@ class PageSettings(Config):
     cache_seconds: float = Field(2.0, ge=0.0, description="how long a session, study or snapshot is not read again")
     quality_seconds: float = Field(600.0, ge=0.0, description="age at which the live quality page is made anew")
     max_message_chars: int = Field(8000, ge=1, description="longest message that a worker may send")
-    seed: int | None = Field(None, description="seeds the draws of snapshots, sides and answers; empty uses the system")
+    seed: Seed | None = Field(
+        None, description="seeds the draws of snapshots, sides and answers; empty uses the system"
+    )

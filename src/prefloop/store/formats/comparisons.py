@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from prefloop.errors import DataError
 from prefloop.schema import PreferencePair
+from prefloop.store.database import checked_text
 from prefloop.store.formats.files import check_exists, field, json_rows
 from prefloop.store.formats.trl import pair_from_row
 from prefloop.store.imports import Unusable
@@ -32,7 +33,7 @@ def read_comparisons(path: Path) -> ComparisonFile:
 
     Errors:
         NotFoundError: no such file.
-        DataError: a line that cannot be parsed or has the wrong types, or no usable row.
+        DataError: a line that cannot be parsed or has the wrong types, a group that is no Unicode, or no usable row.
     """
     check_exists(path)
     pairs: list[PreferencePair] = []
@@ -43,7 +44,8 @@ def read_comparisons(path: Path) -> ComparisonFile:
         if isinstance(pair, Unusable):
             skipped[pair.reason] += 1
             continue
-        groups.append(field(row, "group", str) if "group" in row.fields else NO_GROUP)
+        group = field(row, "group", str) if "group" in row.fields else NO_GROUP
+        groups.append(checked_text(group, f"{row.where} field 'group'"))
         pairs.append(
             PreferencePair(
                 context=pair.context,

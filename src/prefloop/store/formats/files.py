@@ -41,7 +41,7 @@ def json_rows(path: Path) -> Iterator[Row]:
     line_number = 0
     is_empty = True
     try:
-        with _open_lines(path) as lines:
+        with opened(path) as lines:
             for line_number, line in enumerate(lines, start=1):
                 if line.strip():
                     is_empty = False
@@ -55,7 +55,8 @@ def json_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path} holds no rows; check that it is the right file and was fetched whole.")
 
 
-def _open_lines(path: Path) -> IO[bytes]:
+def opened(path: Path) -> IO[bytes]:
+    """A file's bytes, unpacked where it is gzipped, whatever its name says."""
     with path.open("rb") as file:
         is_gzip = file.read(2) == _GZIP_MAGIC
     return gzip.open(path, "rb") if is_gzip else path.open("rb")  # type: ignore[return-value]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from prefloop.errors import DataError
 from prefloop.schema import Message, PreferencePair
+from prefloop.store.database import checked_text
 from prefloop.store.formats.files import Row, check_exists, field, json_rows, kind_of
 
 GOOD, BAD = "GOOD: ", "BAD: "
@@ -41,7 +42,7 @@ def read_ranked(path: Path) -> Iterator[RankedQuestion]:
 
     Errors:
         NotFoundError: no such file.
-        DataError: a row that cannot be parsed or has the wrong types (the message names it).
+        DataError: a row that cannot be parsed, has the wrong types or a text that is no Unicode (the message names it).
     """
     from prefloop.store.formats.stack_exchange import read_posts
 
@@ -50,15 +51,18 @@ def read_ranked(path: Path) -> Iterator[RankedQuestion]:
         yield from read_posts(path)
         return
     for number, row in enumerate(json_rows(path), start=1):
-        answers = _answers(row)
+        question, answers = _text(row, "question"), _answers(row)
         if len(answers) >= 2:
-            yield RankedQuestion(f"{path.name}:{number}", field(row, "question", str), answers)
+            yield RankedQuestion(f"{path.name}:{number}", question, answers)
 
 
 def _answers(row: Row) -> list[Answer]:
     given = field(row, "answers", list)
     if all(isinstance(item, str) for item in given):
-        return [Answer(text, -place) for place, text in enumerate(given)]
+        return [
+            Answer(checked_text(text, f"{row.where} field answers[{place}]"), -place)
+            for place, text in enumerate(given)
+        ]
     answers = []
     for place, item in enumerate(given):
         inner = Row(f"{row.where} field answers[{place}]", item if isinstance(item, dict) else {})
@@ -66,8 +70,12 @@ def _answers(row: Row) -> list[Answer]:
             raise DataError(
                 f"{inner.where} is {kind_of(item)} and must be an object with text and score, as the others."
             )
-        answers.append(Answer(field(inner, "text", str), _score(inner)))
+        answers.append(Answer(_text(inner, "text"), _score(inner)))
     return answers
+
+
+def _text(row: Row, name: str) -> str:
+    return checked_text(field(row, name, str), f"{row.where} field {name!r}")
 
 
 def _score(answer: Row) -> float:

@@ -6,7 +6,6 @@ together on the disk. Scores follow Askell et al. 2021, C.1. Knows no model.
 
 from __future__ import annotations
 
-import gzip
 import math
 import sqlite3
 import tempfile
@@ -15,16 +14,18 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from xml.etree.ElementTree import ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
 from prefloop.errors import DataError
+from prefloop.store.formats.files import opened
 from prefloop.store.formats.ranked import Answer, RankedQuestion
 
 _QUESTION, _ANSWER = "1", "2"
+_MOST = 2**63 - 1  # that SQLite keeps
 _BLOCKS = {
     "p",
     "div",
@@ -50,7 +51,8 @@ def read_posts(path: Path) -> Iterator[RankedQuestion]:
     """Questions with two answers or more, in order of their ids; bodies as plain text.
 
     Errors:
-        DataError: no well-formed XML, a document type or entities of its own, a post without a field that it needs.
+        DataError: no well-formed XML, an encoding that cannot be read, a document type or entities of its own, a post
+            without a field that it needs or with a number beyond 64 bits.
     """
     with tempfile.TemporaryDirectory(prefix="prefloop-posts-") as folder:
         connection = sqlite3.connect(Path(folder) / "posts.db")
@@ -88,7 +90,7 @@ def _questions(connection: sqlite3.Connection, path: Path) -> Iterator[RankedQue
 def _posts(path: Path) -> Iterator[dict[str, str]]:
     """The attributes of each question and answer; what was read is let go at once."""
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             events = iterparse(file, events=("start", "end"), forbid_dtd=True)
             _, root = next(events)
             for event, element in events:
@@ -100,21 +102,24 @@ def _posts(path: Path) -> Iterator[dict[str, str]]:
         raise DataError(f"{path} is no well-formed XML ({error}); fetch it again.") from None
     except DefusedXmlException:
         raise DataError(f"{path} declares a document type or entities, which no dump does; fetch it again.") from None
+    except (LookupError, ValueError) as error:  # an encoding that Python does not know, or one of several bytes
+        raise DataError(f"{path} is in an encoding that cannot be read ({error}); write it as UTF-8.") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); fetch it again.") from None
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
 def _number(post: dict[str, str], name: str, path: Path) -> int:
+    number: int | None
     try:
-        return int(post[name])
+        number = int(post[name])
     except (KeyError, ValueError):
+        number = None
+    if number is None or abs(number) > _MOST:
         raise DataError(
-            f"{path} post Id={post.get('Id')!r} has {name} = {post.get(name)!r} and needs a whole number; mend it."
-        ) from None
+            f"{path} post Id={post.get('Id')!r} has {name} = {post.get(name)!r} and needs a whole number of at most "
+            f"{_MOST}; mend it."
+        )
+    return number
 
 
 class _PlainText(HTMLParser):
