@@ -117,6 +117,7 @@ def train_distillation(
     Errors:
         DataError: too few texts, none that fits behind the prompt, or a cache that belongs to other data.
         ConfigError: teacher and student write texts differently.
+        ModelError: one of them cannot be loaded, or cannot share beginnings exactly.
         TrainingError: the loss is not finite; the last checkpoint stays.
     """
     take_threads(folder)
@@ -132,7 +133,8 @@ def train_distillation(
             f"The teacher {run.teacher} and the student {run.student} have different tokenizers; distil into a model "
             "of the same family."
         )
-    require_exact(teacher.model.base_model)
+    for model in (teacher.model, student.model):
+        require_exact(model.base_model)
     window = min(window_tokens(teacher.model), window_tokens(student.model))
     encoded = encode_texts(teacher.renderer, prompt, conversations, window, replies_only=run.targets == "replies")
     texts = encoded.texts

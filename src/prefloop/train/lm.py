@@ -39,7 +39,7 @@ from prefloop.models.language import (
     train_tokenizer,
     window_tokens,
 )
-from prefloop.models.trie import pack, packed_hidden
+from prefloop.models.trie import pack, packed_hidden, require_exact
 from prefloop.render import Renderer
 from prefloop.runs import RunFolder
 from prefloop.schema import HELD_OUT_SHARE, Message
@@ -119,6 +119,7 @@ def train_language_model(
 
     Errors:
         DataError: no conversations, or none that fits the window.
+        ModelError: `run.start` cannot be loaded, or its attention cannot go through packed texts exactly.
         TrainingError: the loss is not finite; the last checkpoint stays.
     """
     take_threads(folder)
@@ -128,6 +129,7 @@ def train_language_model(
         raise DataError(f"{len(conversations)} conversations leave none to train on; give more texts.")
     torch.manual_seed(run.seed)
     model, renderer = _start(run, training).to(device_named(run.device))
+    require_exact(model.base_model)  # texts are packed, and a window would be undone
     window = window_tokens(model)
     texts = _tokenized(training, renderer, window, run.targets)
     held_out_texts = _tokenized(held_out, renderer, window, run.targets)
