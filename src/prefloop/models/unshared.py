@@ -85,10 +85,14 @@ def grouped_scores(model: Any, batch: GroupedBatch) -> Float[Tensor, " sequence"
 def one_label_head(model: Any) -> torch.nn.Linear:
     """The last layer of a sequence classifier with one label, from now on computed in fp32 under autocast too.
 
+    It stands around the trunk, in which there may be others with one output: gates of experts, say.
+
     Errors:
         ModelError: it has no such layer, or several.
     """
-    found = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer.out_features == 1]
+    everywhere = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer.out_features == 1]
+    within = set(model.base_model.modules())
+    found = [layer for layer in everywhere if layer not in within] or everywhere
     if len(found) != 1:
         raise ModelError(
             f"{type(model).__name__} has {len(found)} layers with one output where a preference model has one; give a "
