@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prefloop.errors import DataError, ModelError
 from prefloop.models.language import train_tokenizer
-from prefloop.render import END, SPECIAL_TOKENS, Renderer
+from prefloop.render import END, OWN_CHAT_TEMPLATE, SPECIAL_TOKENS, Renderer
 from prefloop.schema import Message
 
 CHATML = """{%- for m in messages %}
@@ -180,6 +180,21 @@ def test_layouts() -> None:
     assert RENDERERS["own"].tokenizer.convert_ids_to_tokens(list(range(5))) == list(SPECIAL_TOKENS)
 
 
+def test_our_headers_under_another_template_are_written_as_it_says() -> None:
+    tokenizer = train_tokenizer([USER.text, ANSWER.text], 320)
+    own = Renderer(tokenizer)
+    template = OWN_CHAT_TEMPLATE.replace("|>' + m['content']", "|>\n' + m['content']")
+    tokenizer.chat_template = template.replace("<|assistant|>' }}", "<|assistant|>\n' }}")
+    renderer = Renderer(tokenizer)
+    assert renderer.layout == "template"
+    assert renderer.format != own.format
+    text = tokenizer.apply_chat_template(as_dicts([USER, ANSWER, USER]), tokenize=False, add_generation_prompt=True)
+    assert text.startswith("<|user|>\nWhere")
+    ids = renderer.context_ids([USER, ANSWER, USER])
+    assert ids == tokenizer(text, add_special_tokens=False)["input_ids"] != own.context_ids([USER, ANSWER, USER])
+    assert renderer.end_id == own.end_id
+
+
 @pytest.mark.parametrize("name", RENDERERS)
 def test_fit_drops_whole_turns_from_the_front(name: str) -> None:
     renderer = RENDERERS[name]
@@ -207,6 +222,48 @@ def test_what_fits_is_the_end_of_the_context(name: str, context: list[Message], 
     assert len(ids) <= room
     assert ids == renderer.context_ids(context[dropped:])
     assert context[dropped].role == "user"
+
+
+def fitted_by_the_plain_loop(renderer: Renderer, messages: Sequence[Message], room: int) -> tuple[list[int], int] | int:
+    """Turn by turn, the whole rendered anew each time; or how many tokens are left where nothing more can go."""
+    kept, dropped = list(messages), 0
+    while len(ids := renderer.context_ids(kept)) > room:
+        oldest = next((place for place, message in enumerate(kept[:-1]) if message.role != "system"), None)
+        if oldest is None:
+            return len(ids)
+        del kept[oldest]
+        dropped += 1
+        while len(kept) > 1 and kept[oldest : oldest + 1] and kept[oldest].role == "assistant":
+            del kept[oldest]
+            dropped += 1
+    return ids, dropped
+
+
+turns_of_any_order = st.lists(
+    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), text=texts), max_size=8
+)
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+@given(messages=turns_of_any_order, room=st.integers(0, 250))
+def test_fit_is_the_plain_loop(name: str, messages: list[Message], room: int) -> None:
+    renderer = RENDERERS[name]
+    expected = fitted_by_the_plain_loop(renderer, messages, room)
+    if isinstance(expected, int):
+        with pytest.raises(DataError, match=f"needs {expected} tokens and the model's window leaves {room};"):
+            renderer.fit(messages, room)
+    else:
+        assert renderer.fit(messages, room) == expected
+
+
+@pytest.mark.parametrize("name", ["own", "chatml", "hh"])
+def test_fit_reads_each_turn_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    renderer, text_ids = RENDERERS[name], Renderer.text_ids
+    monkeypatch.setattr(Renderer, "text_ids", lambda self, text: read.append(text) or text_ids(self, text))
+    context = [USER, ANSWER] * 40 + [Message(role="user", text="Now?")]
+    assert renderer.fit(context, 60).dropped_turns > 70
+    assert len(read) == len(context)
 
 
 @pytest.mark.parametrize(

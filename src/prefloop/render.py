@@ -4,7 +4,7 @@ A turn is role header, text, end token, tokenized segment by segment and the sam
 sequences with a common beginning share it token by token (the trie rests on that). Knows tokenizers, not models.
 
 Three layouts:
-    own       our tokenizers: headers and end are special tokens (see `own_tokenizer`)
+    own       our tokenizers: headers and end are special tokens, and the chat template is ours
     template  hub models: the turn's pieces are read off the tokenizer's chat template
     hh        base models without a template: "\\n\\nHuman:" and "\\n\\nAssistant:" with EOS after each reply; encoders
               too, whose [CLS] and [SEP] stand for BOS and EOS where the tokenizer has none of those
@@ -18,9 +18,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
@@ -36,7 +37,7 @@ OWN_CHAT_TEMPLATE = (
 )
 _PAD_NAMES = ("<|padding|>", "<pad>", "<|pad|>", "[PAD]", "<PAD>", "<|finetune_right_pad_id|>")
 _RESERVED = re.compile("reserved|unused", re.IGNORECASE)  # special tokens that their makers left for such a use
-_NEW_PAD = _PAD_NAMES[0]  # not PAD: a tokenizer of another family with our headers would be taken for ours
+_NEW_PAD = _PAD_NAMES[0]  # not PAD, which is of our own headers
 _HH_HEADERS: dict[Role, str] = {"system": "\n\nSystem:", "user": "\n\nHuman:", "assistant": "\n\nAssistant:"}
 
 Layout = Literal["own", "template", "hh"]
@@ -204,20 +205,26 @@ class Renderer:
         Errors:
             DataError: the last turn alone is too long.
         """
-        kept = list(messages)
-        dropped = 0
-        while len(ids := self.context_ids(kept)) > room_tokens:
-            oldest = next((i for i, message in enumerate(kept[:-1]) if message.role != "system"), None)
-            if oldest is None:
+        turns = [self.turn_ids(message) for message in messages]  # once, however many of them go
+        header = self._pieces["assistant"].header
+        size = sum(map(len, turns)) + len(header)
+        start = self._start_of(messages)
+        first_system = next((place for place, message in enumerate(messages) if message.role == "system"), len(turns))
+        parts = _oldest_first(messages)
+        dropped: set[int] = set()
+        while len(start) + size > room_tokens:
+            part = next(parts, None)
+            if part is None:
                 raise DataError(
-                    f"The last turn needs {len(ids)} tokens and the model's window leaves {room_tokens}; shorten it."
+                    f"The last turn needs {len(start) + size} tokens and the model's window leaves {room_tokens}; "
+                    "shorten it."
                 )
-            del kept[oldest]
-            dropped += 1
-            while len(kept) > 1 and kept[oldest : oldest + 1] and kept[oldest].role == "assistant":
-                del kept[oldest]  # a conversation does not begin with an answer to nothing
-                dropped += 1
-        return Fitted(ids, dropped)
+            dropped.update(part)
+            size -= sum(len(turns[place]) for place in part)
+            first = min(part.stop, first_system)
+            start = self._start_of(messages[first : first + 1])
+        kept = (turn for place, turn in enumerate(turns) if place not in dropped)
+        return Fitted([*start, *chain.from_iterable(kept), *header], len(dropped))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of sampled ids, without special tokens. In layout hh the leading space is taken off."""
@@ -261,7 +268,27 @@ def _layout(tokenizer: Any) -> Layout:
     if tokenizer.chat_template is None:
         return "hh"
     vocabulary = tokenizer.get_vocab()
-    return "own" if all(token in vocabulary for token in SPECIAL_TOKENS) else "template"
+    is_own = tokenizer.chat_template == OWN_CHAT_TEMPLATE and all(token in vocabulary for token in SPECIAL_TOKENS)
+    return "own" if is_own else "template"  # others have our headers too, and write them otherwise
+
+
+def _oldest_first(messages: Sequence[Message]) -> Iterator[range]:
+    """Places of turns that can go, one user's turn and the answers to it at a time; system turns and the last stay.
+
+    The last goes all the same where it is an answer to what went and a system turn stays.
+    """
+    count = len(messages)
+    place = systems = 0
+    while True:
+        while place < count - 1 and messages[place].role == "system":
+            place, systems = place + 1, systems + 1
+        if place >= count - 1:
+            return
+        stop = place + 1
+        while stop < count and messages[stop].role == "assistant" and systems + count - stop > 1:
+            stop += 1  # a conversation does not begin with an answer to nothing
+        yield range(place, stop)
+        place = stop
 
 
 def _read_template(tokenizer: Any) -> _Template:

@@ -21,6 +21,8 @@ from transformers import (
     Gemma3TextConfig,
     MistralConfig,
     MistralForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -234,6 +236,33 @@ def test_a_gemma_3_with_a_sliding_window_goes_unshared_and_says_so(
     assert min(map(len, sequences)) > 4  # longer than the window
     _, expected = plain_scores(path, sequences)
     torch.testing.assert_close(torch.tensor(model.score(CONVERSATIONS)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gates_of_experts_are_no_heads(tmp_path: Path) -> None:
+    tokens = train_tokenizer(["what is the time", "it is late, go home"] * 20, 300)
+    config = Qwen2MoeConfig(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=96,
+        pad_token_id=tokens.pad_token_id,
+        eos_token_id=tokens.eos_token_id,
+    )
+    torch.manual_seed(0)
+    start = save_model(Qwen2MoeForCausalLM(config), tokens, tmp_path / "moe")
+    model = PreferenceModel.from_language_model(start, seed=1)
+    assert model.head is model.model.score
+    path = model.save(tmp_path / "pm")
+    _, expected = plain_scores(path, [model.encode(conversation).ids for conversation in CONVERSATIONS])
+    scores = PreferenceModel.load(path).score(CONVERSATIONS)
+    torch.testing.assert_close(torch.tensor(scores), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_classifier_from_elsewhere_loads_with_its_bias(encoders: dict[str, Path], tmp_path: Path) -> None:

@@ -113,11 +113,11 @@ def test_a_model_that_moves_decides_anew_how_it_shares(
     language_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = PreferenceModel.from_language_model(language_models["llama"], seed=3, max_tokens=50)
-    monkeypatch.setattr("prefloop.models.trie.require_exact", lambda trunk: None)  # "meta" computes nothing
+    monkeypatch.setattr("prefloop.models.trie.require_exact", lambda *_: None)  # "meta" computes nothing
     assert (model.to("meta"), model.device.type) == (model, "meta")
     assert (model.shares_beginnings, model.row_tokens, model.max_tokens) == (True, 2048, 50)  # as a GPU has it
 
-    def is_not_exact(trunk: Any) -> None:
+    def is_not_exact(*_: Any) -> None:
         raise ModelError("Not exact there.")
 
     model = PreferenceModel.from_language_model(language_models["llama"], seed=3, row_tokens=64)

@@ -241,7 +241,7 @@ def test_a_trunk_that_moves_decides_anew(monkeypatch: pytest.MonkeyPatch) -> Non
     proven: list[tuple[Any, str]] = []
     monkeypatch.setattr(
         "prefloop.models.trie.require_exact",
-        lambda trunk: proven.append((trunk, trunk.config._attn_implementation)),  # a device that computes nothing
+        lambda trunk, _: proven.append((trunk, trunk.config._attn_implementation)),  # a device that computes nothing
     )
     for model in (llama, qwen3):
         settle(model.to("meta"))

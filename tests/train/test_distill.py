@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.losses import top_classes
@@ -51,6 +52,25 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, weight in model.named_parameters():
             weight.mul_(1.0 if "norm" in name else 6.0)
     return save_model(model, tokenizer, tmp_path_factory.mktemp("models") / "teacher")
+
+
+def new_mistral(tokens: Any, window: int) -> Any:
+    """A trunk that sees `window` tokens back, with random weights."""
+    return MistralForCausalLM(
+        MistralConfig(
+            vocab_size=len(tokens),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=96,
+            sliding_window=window,
+            pad_token_id=tokens.pad_token_id,
+            eos_token_id=tokens.eos_token_id,
+            bos_token_id=None,
+        )
+    )
 
 
 def settings(teacher: Path, **changes: Any) -> DistillRun:
@@ -186,6 +206,10 @@ def test_what_cannot_be_distilled(teacher: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="different tokenizers"):
         train_distillation(settings(teacher, student=other), PROMPT, TEXTS, folder, progress=quiet)
+    tokens = load_language_model(teacher).renderer.tokenizer
+    windowed = save_model(new_mistral(tokens, window=4), tokens, tmp_path / "windowed")
+    with pytest.raises(ModelError, match="mistral model has windowed"):
+        train_distillation(settings(teacher, student=windowed), PROMPT, TEXTS, folder, progress=quiet)
 
 
 def test_the_renderer_of_the_fixture_is_ours(teacher: Path) -> None:

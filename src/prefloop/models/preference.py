@@ -34,6 +34,7 @@ from prefloop.models.language import (
 )
 from prefloop.models.trie import PackedBatch, pack, packed_hidden, runs_flat, settle
 from prefloop.models.unshared import GroupedBatch, group, grouped_scores, one_label_head
+from prefloop.models.windows import long_rope_from, plain_window
 from prefloop.render import Renderer
 from prefloop.schema import Message, PreferencePair
 
@@ -45,7 +46,6 @@ _CLASSIFIER = "ForSequenceClassification"
 # In config.json: how the conversations that it learned from were written, the most tokens of one, and what stands
 # behind a reply up to the token at which its score is read (where that is not the end token alone).
 _FORMAT, _WINDOW, _REPLY_END = "conversation_format", "max_context_tokens", "reply_end_ids"
-_NO_LIMIT = 10**9  # tokenizers without a limit give 10^30
 _LONG_ROW, _SHORT_ROW = 2048, 256
 _TOKENS_A_FORWARD = 16_384  # of the sequences before sharing; bounds the memory of scoring
 
@@ -127,7 +127,9 @@ class PreferenceModel:
         self.shares_beginnings: bool = self._can_share()
         self.row_tokens: int = self._wanted_row_tokens or (_LONG_ROW if runs_flat(self.trunk) else _SHORT_ROW)
         plain = not self.shares_beginnings
-        self.window_tokens: int = _plain_window(self.model, self.renderer) if plain else window_tokens(self.model)
+        self.window_tokens: int = (
+            plain_window(self.model, self.renderer.tokenizer) if plain else window_tokens(self.model)
+        )
         wanted = self._wanted_max_tokens
         self.max_tokens: int = self.window_tokens if wanted is None else min(wanted, self.window_tokens)
 
@@ -144,7 +146,7 @@ class PreferenceModel:
         if self.head is not getattr(self.model, "score", None) or self.head.bias is not None:
             return False  # an encoder, or a head that is not read at the last token alone
         try:
-            settle(self.trunk)
+            settle(self.trunk, self._wanted_max_tokens)
         except ModelError as error:
             _log.warning("%s Until then each sequence is computed by itself: exact, and slower.", error)
             return False
@@ -304,7 +306,7 @@ class PreferenceModel:
     def pack(self, sequences: Sequence[Sequence[int]]) -> PackedBatch | GroupedBatch:
         """Packs id lists for `forward_packed`, on the model's device: as tries, or each by itself."""
         if not self.shares_beginnings:
-            return group(sequences, self.renderer.pad_id).to(self.device)
+            return group(sequences, self.renderer.pad_id, long_rope_from(self.model.config)).to(self.device)
         return pack(sequences, self.row_tokens).to(self.device)
 
     def forward_packed(self, batch: PackedBatch | GroupedBatch) -> Float[Tensor, " sequence"]:
@@ -388,18 +390,6 @@ def _parts(order: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[lis
         parts[-1].append(index)
         room -= len(sequences[index])
     return parts
-
-
-def _plain_window(model: Any, renderer: Renderer) -> int:
-    """Of a model that may count positions from an offset (RoBERTa) or have no table of them: the tokenizer knows."""
-    limits = (getattr(model.config, "max_position_embeddings", None), renderer.tokenizer.model_max_length)
-    known = [int(limit) for limit in limits if limit and 0 < limit < _NO_LIMIT]
-    if not known:
-        raise ModelError(
-            f"Neither {type(model).__name__} nor its tokenizer says how many tokens it reads; set model_max_length in "
-            "tokenizer_config.json."
-        )
-    return min(known)
 
 
 def _architecture(config: Any) -> str:

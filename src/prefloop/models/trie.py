@@ -28,9 +28,12 @@ from prefloop.errors import ModelError
 from prefloop.models.lean import is_lean, lean_hidden
 from prefloop.models.packing import PackedBatch, pack
 from prefloop.models.trie_attention import TRIE
+from prefloop.models.windows import idle_window, long_rope_from, longest_tokens, require_full_attention
 
 __all__ = ["PackedBatch", "pack", "packed_hidden", "require_exact", "runs_flat", "settle", "take_trie_attention"]
 
+_REFUSALS = (ModelError, RuntimeError, TypeError, ValueError)  # of trunks and compilers, for a way that is not theirs
+_PROOF = 24  # tokens of the longest sequence of the proof, where no window asks for more
 _FILL = 0.7  # rows are run together while the shortest fills this share of the longest
 
 
@@ -102,74 +105,103 @@ def runs_flat(trunk: Any) -> bool:
     return is_lean(trunk) or bool(trunk.config._attn_implementation == TRIE)
 
 
-def settle(trunk: Any) -> None:
+def settle(trunk: Any, longest: int | None = None) -> None:
     """Decides how tries run through a trunk where its weights are now: when it is loaded, and when they have moved.
+
+    Args:
+        longest: tokens of a sequence, as for `require_exact`.
 
     Errors:
         ModelError: beginnings cannot be shared exactly there, in no way (`require_exact`).
     """
     if trunk.config._attn_implementation == TRIE:
         trunk.set_attn_implementation("sdpa")  # what was exact elsewhere proves nothing here
-    require_exact(trunk)
-    take_trie_attention(trunk)
+    require_exact(trunk, longest)
+    take_trie_attention(trunk, longest=longest)
 
 
-def take_trie_attention(trunk: Any, even_if_lean: bool = False) -> bool:
+def take_trie_attention(trunk: Any, even_if_lean: bool = False, longest: int | None = None) -> bool:
     """Makes a trunk run flat where it stays exact so; else leaves it as it was: whole rows under a mask.
 
     Args:
         even_if_lean: also a trunk that runs flat in a way of its own, which it may lose (its weights are to be split).
+        longest: tokens of a sequence, as for `require_exact`.
     """
     before = trunk.config._attn_implementation
     if runs_flat(trunk) and not even_if_lean:
         return True
     try:
         trunk.set_attn_implementation(TRIE)
-        require_exact(trunk)
-    except (ModelError, RuntimeError, TypeError, ValueError):  # what trunks and compilers raise for it
+        require_exact(trunk, longest)
+    except _REFUSALS:
         trunk.set_attn_implementation(before)
         return False
     return True
 
 
-def require_exact(trunk: Any) -> None:
+def require_exact(trunk: Any, longest: int | None = None) -> None:
     """Proves on a small example that a trunk gives the same hidden states packed and alone.
 
+    What a sequence computes must depend on itself alone, so a RoPE that turns by the longest of a forward is refused.
+
+    Args:
+        longest: tokens that a sequence will have at most; defaults to all that the model was made for.
+
     Errors:
-        ModelError: it does not (it reads in both directions, say), or it has a sliding or chunked window, which a
-            4-D mask would silently undo on long sequences.
+        ModelError: it does not (it reads in both directions, or takes no positions or masks from outside), or it has a
+            sliding or chunked window, which a 4-D mask would silently undo on long sequences.
     """
     config = trunk.config
     name = getattr(config, "model_type", type(config).__name__)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    if kinds != {"full_attention"} or (window is not None and window < config.max_position_embeddings):
+    require_full_attention(config)
+    most = min((limit for limit in (longest, longest_tokens(config)) if limit is not None), default=None)
+    short = long_rope_from(config)
+    if short is not None and (most is None or most > short):
         raise ModelError(
-            f"A {name} model has windowed or non-attention layers ({', '.join(sorted(kinds))}, window {window}), with "
-            "which common beginnings cannot be shared exactly; take a causal model with full attention."
+            f"A {name} model turns all positions of a forward by other factors once one of its sequences is longer "
+            f"than {short} tokens (LongRoPE), so that those that share beginnings would not be computed as alone; keep "
+            f"to {short} tokens, or take a causal model with another RoPE."
         )
-    example = [[index % config.vocab_size for index in ids] for ids in ([3, 1, 4, 1, 5], [3, 1, 4, 2], [3, 9, 2, 6])]
-    batch = pack(example, row_tokens=16)
-    device = next(trunk.parameters()).device
-    batch = batch.to(device)
+    example = [[index % config.vocab_size for index in ids] for ids in _example(config, most)]
     was_training = trunk.training
     trunk.eval()
-    with torch.no_grad():
-        packed = packed_hidden(trunk, batch, torch.cat(batch.token_index)).float()
-        alone = torch.cat(
-            [
-                trunk(input_ids=torch.tensor([ids], device=device), use_cache=False).last_hidden_state[0].float()
-                for ids in example
-            ]
-        )
-    trunk.train(was_training)
-    tolerance = 1e-5 if next(trunk.parameters()).dtype == torch.float32 else 5e-2
-    error = ((packed - alone).norm() / alone.norm()).item()
-    if not error < tolerance:
+    try:
+        with torch.no_grad():
+            packed, alone = _both_ways(trunk, example)
+    except ModelError:
+        raise
+    except _REFUSALS as error:
+        reason = (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
         raise ModelError(
-            f"A {name} model gives other hidden states when beginnings are shared (relative difference {error:.2g}, "
-            f"limit {tolerance:.0e}); take a causal model with full attention."
+            f"A {name} model cannot compute shared beginnings ({reason}); take a causal model that takes positions and "
+            "masks from outside."
+        ) from None
+    finally:
+        trunk.train(was_training)
+    tolerance = 1e-5 if next(trunk.parameters()).dtype == torch.float32 else 5e-2
+    difference = ((packed - alone).norm() / alone.norm()).item()
+    if not difference < tolerance:
+        raise ModelError(
+            f"A {name} model gives other hidden states when beginnings are shared (relative difference "
+            f"{difference:.2g}, limit {tolerance:.0e}); take a causal model with full attention."
         )
+
+
+def _example(config: Any, most: int | None) -> list[list[int]]:
+    """Sequences with common beginnings, one of them so long that a window within it would show in half of it."""
+    size = max(_PROOF, 2 * idle_window(config))
+    size = size if most is None else min(size, most)
+    long = [3, 1, 4, *(5 + place * (place + 3) // 2 for place in range(size - 3))]
+    return [[3, 1, 4, 1, 5], [3, 1, 4, 2], [3, 9, 2, 6], long]
+
+
+def _both_ways(trunk: Any, example: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Hidden states of all tokens of some sequences, in tries and each by itself."""
+    device = next(trunk.parameters()).device
+    batch = pack(example, row_tokens=16).to(device)
+    packed = packed_hidden(trunk, batch, torch.cat(batch.token_index)).float()
+    alone = [trunk(input_ids=torch.tensor([ids], device=device), use_cache=False) for ids in example]
+    return packed, torch.cat([output.last_hidden_state[0].float() for output in alone])
 
 
 def _row_groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -60,8 +60,11 @@ class GroupedBatch:
         return GroupedBatch(groups, self.order.to(device), self.tokens)
 
 
-def group(sequences: Sequence[Sequence[int]], pad_id: int) -> GroupedBatch:
+def group(sequences: Sequence[Sequence[int]], pad_id: int, apart_at: int | None = None) -> GroupedBatch:
     """Lays sequences out in groups of nearly the same length.
+
+    Args:
+        apart_at: no group holds sequences of more tokens beside others, because the model computes the two otherwise.
 
     Errors:
         DataError: no sequences, or an empty one.
@@ -69,7 +72,7 @@ def group(sequences: Sequence[Sequence[int]], pad_id: int) -> GroupedBatch:
     if not sequences or min(map(len, sequences)) == 0:
         raise DataError("Nothing to compute: there must be at least one sequence, and none may be empty.")
     order = sorted(range(len(sequences)), key=lambda place: -len(sequences[place]))
-    groups = tuple(_padded([sequences[place] for place in part], pad_id) for part in _runs(order, sequences))
+    groups = tuple(_padded([sequences[place] for place in part], pad_id) for part in _runs(order, sequences, apart_at))
     return GroupedBatch(groups, torch.tensor(order), sum(map(len, sequences)))
 
 
@@ -82,10 +85,14 @@ def grouped_scores(model: Any, batch: GroupedBatch) -> Float[Tensor, " sequence"
 def one_label_head(model: Any) -> torch.nn.Linear:
     """The last layer of a sequence classifier with one label, from now on computed in fp32 under autocast too.
 
+    It stands around the trunk, in which there may be others with one output: gates of experts, say.
+
     Errors:
         ModelError: it has no such layer, or several.
     """
-    found = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer.out_features == 1]
+    everywhere = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer.out_features == 1]
+    within = set(model.base_model.modules())
+    found = [layer for layer in everywhere if layer not in within] or everywhere
     if len(found) != 1:
         raise ModelError(
             f"{type(model).__name__} has {len(found)} layers with one output where a preference model has one; give a "
@@ -101,13 +108,15 @@ def one_label_head(model: Any) -> torch.nn.Linear:
     return head
 
 
-def _runs(order: Sequence[int], sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+def _runs(order: Sequence[int], sequences: Sequence[Sequence[int]], apart_at: int | None = None) -> Iterator[list[int]]:
     """Neighbours in `order` (longest first) that may stand in one group."""
     run: list[int] = []
     padding = 0
     for place in order:
-        more = len(sequences[run[0]]) - len(sequences[place]) if run else 0
-        if run and (len(run) == _ROWS or padding + more > _PADDING):
+        longest, own = len(sequences[run[0] if run else place]), len(sequences[place])
+        more = longest - own
+        is_apart = apart_at is not None and own <= apart_at < longest
+        if run and (len(run) == _ROWS or padding + more > _PADDING or is_apart):
             yield run
             run, padding, more = [], 0, 0
         run.append(place)

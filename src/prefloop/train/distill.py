@@ -48,6 +48,7 @@ from prefloop.train.distill_targets import (
     make_targets,
     targets_digest,
 )
+from prefloop.train.divergence import require_sound
 from prefloop.train.threads import own_threads_afterwards, take_threads
 
 __all__ = ["DistillResult", "DistillRun", "train_distillation"]
@@ -117,7 +118,8 @@ def train_distillation(
     Errors:
         DataError: too few texts, none that fits behind the prompt, or a cache that belongs to other data.
         ConfigError: teacher and student write texts differently.
-        TrainingError: the loss is not finite; the last checkpoint stays.
+        ModelError: one of them cannot be loaded, or cannot share beginnings exactly.
+        TrainingError: a loss, a gradient or a weight is not finite; the last checkpoint stays.
     """
     take_threads(folder)
     if len(conversations) <= run.held_out_texts:
@@ -132,7 +134,8 @@ def train_distillation(
             f"The teacher {run.teacher} and the student {run.student} have different tokenizers; distil into a model "
             "of the same family."
         )
-    require_exact(teacher.model.base_model)
+    for model in (teacher.model, student.model):
+        require_exact(model.base_model)
     window = min(window_tokens(teacher.model), window_tokens(student.model))
     encoded = encode_texts(teacher.renderer, prompt, conversations, window, replies_only=run.targets == "replies")
     texts = encoded.texts
@@ -157,6 +160,7 @@ def train_distillation(
         folder.rewind(first_step or -1)  # a run killed before its first checkpoint writes the row of step 0 anew
     if first_step == 0 and held_out:
         folder.log({"step": 0, **_held_out(model, texts, targets, held_out, run)})
+    advice = f"lower learning_rate (now {run.learning_rate:g}) and start again; the last checkpoint stays"
     model.train()
     bar = progress(range(first_step, total), initial=first_step, total=total, desc=f"train distill {run.name}")
     for step in bar:
@@ -167,12 +171,10 @@ def train_distillation(
             step % steps_per_epoch * run.texts_per_step : (step % steps_per_epoch + 1) * run.texts_per_step
         ]
         loss = _losses(model, texts, targets, part, run).mean()
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"The loss of step {step + 1} is {loss.item()}; lower learning_rate ({run.learning_rate}) and resume."
-            )
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), run.max_gradient_norm)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise TrainingError(f"Step {step + 1} has loss {loss.item()} and gradient norm {norm.item()}; {advice}.")
         optimizer.step()
         optimizer.zero_grad()
         row = {
@@ -182,6 +184,9 @@ def train_distillation(
             "distill/learning_rate": rate,
         }
         if step + 1 == total or (step + 1) % run.checkpoint_every_steps == 0:
+            with torch.no_grad():
+                given = _losses(model, texts, targets, part[:1], run)
+            require_sound(model, given, f"After step {step + 1} ", advice)
             if held_out:
                 row |= _held_out(model, texts, targets, held_out, run)
             folder.log(row)

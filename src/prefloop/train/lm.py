@@ -39,10 +39,11 @@ from prefloop.models.language import (
     train_tokenizer,
     window_tokens,
 )
-from prefloop.models.trie import pack, packed_hidden
+from prefloop.models.trie import pack, packed_hidden, require_exact
 from prefloop.render import Renderer
 from prefloop.runs import RunFolder
 from prefloop.schema import HELD_OUT_SHARE, Message
+from prefloop.train.divergence import require_room, require_sound
 from prefloop.train.threads import own_threads_afterwards, take_threads
 
 Conversation = Sequence[Message]
@@ -119,7 +120,8 @@ def train_language_model(
 
     Errors:
         DataError: no conversations, or none that fits the window.
-        TrainingError: the loss is not finite; the last checkpoint stays.
+        ModelError: `run.start` cannot be loaded, or its attention cannot go through packed texts exactly.
+        TrainingError: a loss, a gradient or a weight is not finite; the last checkpoint stays.
     """
     take_threads(folder)
     held_out = conversations[len(conversations) - run.held_out_conversations :] if run.held_out_conversations else []
@@ -128,6 +130,7 @@ def train_language_model(
         raise DataError(f"{len(conversations)} conversations leave none to train on; give more texts.")
     torch.manual_seed(run.seed)
     model, renderer = _start(run, training).to(device_named(run.device))
+    require_exact(model.base_model)  # texts are packed, and a window would be undone
     window = window_tokens(model)
     texts = _tokenized(training, renderer, window, run.targets)
     held_out_texts = _tokenized(held_out, renderer, window, run.targets)
@@ -147,26 +150,26 @@ def train_language_model(
     if resume:
         folder.rewind(first_step)
     total = run.copy_steps + run.steps
+    advice = f"lower learning_rate (now {run.learning_rate:g}) and start again; the last checkpoint stays"
     model.train()
     bar = progress(range(first_step, total), initial=first_step, total=total, desc=f"train lm {run.name}")
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = run.learning_rate * _schedule(step, run)
-        if step < run.copy_steps:
-            loss = _loss(model, _copy_batch(step, run, renderer), run)
-        else:
-            loss = _loss(model, order.take(texts, run.tokens_per_step), run)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"The loss of step {step + 1} is {loss.item()}; lower learning_rate ({run.learning_rate}) and resume."
-            )
+        is_copying = step < run.copy_steps
+        part = _copy_batch(step, run, renderer) if is_copying else order.take(texts, run.tokens_per_step)
+        loss = _loss(model, part, run)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), run.max_gradient_norm)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise TrainingError(f"Step {step + 1} has loss {loss.item()} and gradient norm {norm.item()}; {advice}.")
         optimizer.step()
         optimizer.zero_grad()
         row: dict[str, Any] = {"step": step + 1, "lm/loss": loss.item(), "lm/gradient_norm": norm.item()}
         is_last = step + 1 == total
         if is_last or (step + 1) % run.checkpoint_every_steps == 0:
+            with torch.no_grad():
+                require_sound(model, _loss(model, part[:1], run)[None], f"After step {step + 1} ", advice)
             if held_out_texts:
                 row["lm/held_out_loss"] = held_out_loss(model, held_out_texts, run)
             folder.log(row)
@@ -185,7 +188,9 @@ def train_language_model(
     model.eval()
     if run.logit_scale != 1.0:
         scale_logits(model, run.logit_scale)
-    return save_model(model.to(getattr(torch, run.saved_dtype)), renderer.tokenizer, folder.path / "model")
+    saved_dtype = getattr(torch, run.saved_dtype)
+    require_room(model.to(saved_dtype), saved_dtype)
+    return save_model(model, renderer.tokenizer, folder.path / "model")
 
 
 class Text(NamedTuple):

@@ -116,7 +116,7 @@ def train_policy(
         ConfigError: a batch that the prompts or the settings cannot make.
         DataError: no prompts, or a run resumed on other prompts than it began with.
         ModelError: a model that cannot be used, or a PM whose scores are not numbers.
-        TrainingError: a loss or a gradient is not finite; the last checkpoint stays.
+        TrainingError: a loss, a gradient or a weight is not finite; the last checkpoint stays.
     """
     processes = Processes.of_environment()
     require_processes(run, processes)
@@ -254,6 +254,7 @@ def train_policy(
             if index >= run.value_warmup_batches:
                 jobs.append(partial(learner.update_policy, plan, batch, run.learning_rate * rate))
             updates = workers.run(*jobs)
+            learner.require_sound(rollout, run.learning_rate * rate, run.value_learning_rate * rate)
             if run.shard:
                 learner.give_policy(models.policy)  # sampling takes whole weights
             clock.lap("update")

@@ -88,13 +88,13 @@ def load_models(run: PolicyRun, device: torch.device) -> Models:
         ModelError: one of them cannot be loaded, or cannot share beginnings exactly.
     """
     policy, renderer = load_language_model(run.policy).to(device)
-    require_exact(policy.base_model)
     train = PreferenceModel.load(run.preference_model, row_tokens=run.row_tokens).to(device)
     held_out = train  # the same folder is loaded once, and scores once
     if run.held_out_preference_model != run.preference_model:
         held_out = PreferenceModel.load(run.held_out_preference_model, row_tokens=run.row_tokens).to(device)
     for judge in (train, held_out):
         judge.model.requires_grad_(False)
+    require_exact(policy.base_model, min(train.max_tokens, held_out.max_tokens))  # which bound prompt and reply
     if not run.lora_rank:
         return Models(policy, copy.deepcopy(policy).requires_grad_(False), train, held_out, renderer)
     reference = sharing_copy(policy)

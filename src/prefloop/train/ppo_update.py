@@ -23,6 +23,7 @@ from prefloop.models.adapters import trained_state
 from prefloop.models.checkpoint import Checkpoint, load_optimizer_state, optimizer_state
 from prefloop.models.responses import PackedResponses, pack_responses, response_logps, token_parts
 from prefloop.models.value import ValueModel
+from prefloop.train.divergence import require_sound
 from prefloop.train.processes import Processes
 from prefloop.train.rollout import Budget, Rollout
 from prefloop.train.sharding import (
@@ -234,6 +235,30 @@ class Learner:
         (clipped,) = self._processes.summed(clipped)
         return ValueUpdate(loss_sum / len(plan), clipped / tokens, norm_sum / len(plan))
 
+    @torch.no_grad()
+    def require_sound(self, rollout: Rollout, policy_rate: float, value_rate: float) -> None:
+        """Looks at both models after their updates, on one episode. All processes call it together.
+
+        Errors:
+            TrainingError: one of them has weights that are not finite, or gives such numbers.
+        """
+        packed = pack_responses([rollout.prompts[0].ids], [rollout.samples[0].ids], 1)
+        packed = packed.to(self.value.head.weight.device)
+        with self._autocast():
+            given = {"policy": response_logps(self.policy, packed), "value": self.value(packed)}
+        for name, rate in (("policy", policy_rate), ("value", value_rate)):
+            require_sound(
+                getattr(self, name),
+                given[name],
+                f"After the updates of the {name} model ",
+                f"lower {self._rate_setting(name)} (now {rate:g}) and start again, or resume from the last checkpoint",
+                self._processes,
+            )
+
+    @staticmethod
+    def _rate_setting(name: str) -> str:
+        return "learning_rate" if name == "policy" else "value_learning_rate"
+
     def _own(self, minibatch: MiniBatch) -> list[tuple[MicroBatch, bool]]:
         """This process' parts, and whether each counts: one that does not is computed for company alone."""
         return self._processes.even(self._processes.share(minibatch.parts), minibatch.parts[0])
@@ -273,10 +298,10 @@ class Learner:
         norm = float(clip(model.parameters(), self._max_gradient_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             optimizer.zero_grad()
-            setting = "learning_rate" if name == "policy" else "value_learning_rate"
             raise TrainingError(
-                f"The loss of the {name} model is {loss} and its gradient norm {norm}; lower {setting} (now "
-                f"{learning_rate:g}) and start again, or resume from the last checkpoint."
+                f"The loss of the {name} model is {loss} and its gradient norm {norm}; lower "
+                f"{self._rate_setting(name)} (now {learning_rate:g}) and start again, or resume from the last "
+                "checkpoint."
             )
         optimizer.param_groups[0]["lr"] = learning_rate
         optimizer.step()

@@ -37,6 +37,7 @@ from prefloop.models.devices import device_named
 from prefloop.models.preference import PreferenceModel, conversation_key
 from prefloop.runs import RunFolder
 from prefloop.schema import PreferencePair
+from prefloop.train.divergence import require_room, require_sound
 from prefloop.train.lessons import Lessons, read_worker_weights, usable_pairs
 from prefloop.train.preference_settings import PreferenceRun
 from prefloop.train.preference_step import Lesson, StepLosses, backward, encode, require_one_fits
@@ -84,7 +85,7 @@ def train_preference(
         DataError: no usable pairs, held-out ones of which none fits the window, or a run resumed on other pairs than it
             began with.
         ModelError: `run.start` is no model to start from.
-        TrainingError: a loss is not finite; the last checkpoint stays.
+        TrainingError: a loss, a weight or a score is not finite; the last checkpoint stays.
     """
     processes = Processes.of_environment()
     take_threads(folder, processes)
@@ -122,6 +123,7 @@ def train_preference(
         folder = processes.scratch_folder()
     if resume:
         folder.rewind(first_step)
+    learned: list[Lesson] = []  # of the last step that had any
     bar = progress(
         range(first_step, len(plan)), initial=first_step, total=len(plan), desc=f"train preference {run.name}"
     )
@@ -140,13 +142,13 @@ def train_preference(
             clip = clip_gradients if run.shard else torch.nn.utils.clip_grad_norm_
             gradient_norm = float(clip(model.model.parameters(), run.max_gradient_norm))
             if not (math.isfinite(losses.loss) and math.isfinite(gradient_norm)):
-                kept = f"the last checkpoint is {last_saved}" if last_saved else "no checkpoint was written yet"
+                advice = _advice(run, last_saved)
                 raise TrainingError(
-                    f"Step {number} has loss {losses.loss} and gradient norm {gradient_norm} ({kept}); lower "
-                    f"learning_rate (now {run.peak_learning_rate:g}) and start again."
+                    f"Step {number} has loss {losses.loss} and gradient norm {gradient_norm}; {advice}."
                 )
             optimizer.step()
             optimizer.zero_grad()
+            learned = encoded
             row |= _step_metrics(losses, gradient_norm, run)
             bar.set_postfix(loss=f"{losses.loss:.3f}")
         is_last = number == len(plan)
@@ -154,10 +156,15 @@ def train_preference(
             if is_last:
                 raise model.none_fits(f"the {len(lessons.pairs)} pairs")
             continue
-        if held_out and (is_last or (run.evaluate_every_steps and number % run.evaluate_every_steps == 0)):
+        is_evaluated = held_out and (is_last or (run.evaluate_every_steps and number % run.evaluate_every_steps == 0))
+        is_saved = is_last or number % run.checkpoint_every_steps == 0
+        if learned and (is_evaluated or is_saved):
+            scores = torch.tensor(model.score_ids([learned[0].ids.chosen, learned[0].ids.rejected]))
+            require_sound(model.model, scores, f"After step {number} ", _advice(run, last_saved), processes)
+        if is_evaluated:
             row |= held_out_metrics(model, held_out)
         folder.log(row)
-        if is_last or number % run.checkpoint_every_steps == 0:
+        if is_saved:
             tensors, optimizer_facts = optimizer_state(optimizer)
             state = {f"model.{name}": value for name, value in trained_state(model.model).items()}
             state |= {f"optimizer.{name}": value for name, value in tensors.items()}
@@ -169,7 +176,8 @@ def train_preference(
     if run.start_share:
         _blend(model, start_model(run), run.start_share)
     saved_dtype = torch.float32 if run.lora_rank else getattr(torch, run.saved_dtype)  # a base stays what it is
-    model.model.to(saved_dtype).to(torch.float32)  # what is scored next is what will be saved
+    require_room(model.model.to(saved_dtype), saved_dtype)
+    model.model.to(torch.float32)  # what is scored next is what will be saved
     _set_scale(model, held_out or lessons.pairs)
     model.model.to(saved_dtype)
     if processes.is_first:
@@ -240,6 +248,12 @@ def _set_scale(model: PreferenceModel, pairs: Sequence[PreferencePair]) -> None:
     encoded = encode(model, taken if len(pairs) > _SCALE_PAIRS else pairs, _no_counts())
     if encoded:
         model.set_scale(model.score_ids([ids for one in encoded for ids in (one.ids.chosen, one.ids.rejected)]))
+
+
+def _advice(run: PreferenceRun, last_saved: Path | None) -> str:
+    """What to do where training has diverged."""
+    kept = f"the last checkpoint is {last_saved}" if last_saved else "no checkpoint was written yet"
+    return f"lower learning_rate (now {run.peak_learning_rate:g}) and start again; {kept}"
 
 
 def _no_counts() -> dict[str, int]:
@@ -352,8 +366,8 @@ def _step_metrics(losses: StepLosses, gradient_norm: float, run: PreferenceRun) 
 
 
 def _accuracy(differences: Tensor) -> float:
-    """Share of positive differences; 0 counts half."""
-    return ((differences.sign() + 1) / 2).mean().item()
+    """Share of positive differences; 0 counts half, and one that is no number makes the share none."""
+    return torch.where(differences.isnan(), differences, (differences.sign() + 1) / 2).mean().item()
 
 
 def optimizer_of(model: PreferenceModel, run: PreferenceRun) -> torch.optim.Optimizer:
