@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,28 @@ from torch.utils.checkpoint import checkpoint
 
 from prefloop.losses import token_logps
 
-__all__ = ["Head", "head_logps", "of_logits", "tokens_at_once"]
+__all__ = ["Head", "ScaledHead", "head_logps", "of_logits", "tokens_at_once"]
 
-Head = torch.nn.Module | Tensor
-"""A model's output embedding: the layer, or its weight (vocabulary, hidden) alone."""
+
+@dataclass(frozen=True)
+class ScaledHead:
+    """The output embedding of a model that multiplies its logits by a constant (see `output_head`)."""
+
+    layer: torch.nn.Module
+    scale: float
+
+    @property
+    def weight(self) -> Any:
+        """Of the layer, unscaled; (vocabulary, hidden)."""
+        return self.layer.weight
+
+    def __call__(self, hidden: Float[Tensor, "T hidden"]) -> Float[Tensor, "T vocabulary"]:
+        logits: Tensor = self.layer(hidden) * self.scale
+        return logits
+
+
+Head = torch.nn.Module | ScaledHead | Tensor
+"""A model's output embedding: the layer, with a scale perhaps, or its weight (vocabulary, hidden) alone."""
 
 _LOGITS = 2**24  # that are in memory at once (64 MiB in float32): a vocabulary of 2,048 has 8,192 tokens in one call
 _LEAST_TOKENS = 256  # of a chunk: each adds a gradient of the whole head to the others'

@@ -34,6 +34,7 @@ from prefloop.models.checkpoint import (
 from prefloop.models.devices import device_named
 from prefloop.models.head import of_logits
 from prefloop.models.language import LanguageModel, load_language_model, save_model, window_tokens
+from prefloop.models.output_head import output_head
 from prefloop.models.responses import same_tokens
 from prefloop.models.trie import pack, packed_hidden, require_exact
 from prefloop.report import Report, Series, Tile, line_plot
@@ -117,6 +118,7 @@ def train_distillation(
     Errors:
         DataError: too few texts, none that fits behind the prompt, or a cache that belongs to other data.
         ConfigError: teacher and student write texts differently.
+        ModelError: a teacher that cannot share beginnings exactly, or a model that `output_head` refuses.
         TrainingError: the loss is not finite; the last checkpoint stays.
     """
     take_threads(folder)
@@ -133,6 +135,8 @@ def train_distillation(
             "of the same family."
         )
     require_exact(teacher.model.base_model)
+    for model in (teacher.model, student.model):
+        output_head(model)  # refuses before the teacher reads the texts
     window = min(window_tokens(teacher.model), window_tokens(student.model))
     encoded = encode_texts(teacher.renderer, prompt, conversations, window, replies_only=run.targets == "replies")
     texts = encoded.texts
@@ -235,7 +239,7 @@ def _losses(model: Any, texts: Sequence[DistillText], targets: Targets, part: Se
     ids, logps = targets.of(part)
     with torch.autocast(device.type, torch.bfloat16, enabled=run.dtype == "bfloat16"):
         hidden = packed_hidden(model.base_model, batch, at)
-        return of_logits(model.get_output_embeddings(), distill_losses, hidden, ids.to(device), logps.to(device))
+        return of_logits(output_head(model), distill_losses, hidden, ids.to(device), logps.to(device))
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ from prefloop.models.language import (
     train_tokenizer,
     window_tokens,
 )
+from prefloop.models.output_head import output_head
 from prefloop.models.trie import pack, packed_hidden
 from prefloop.render import Renderer
 from prefloop.runs import RunFolder
@@ -119,6 +120,7 @@ def train_language_model(
 
     Errors:
         DataError: no conversations, or none that fits the window.
+        ModelError: a model that `output_head` refuses.
         TrainingError: the loss is not finite; the last checkpoint stays.
     """
     take_threads(folder)
@@ -128,6 +130,7 @@ def train_language_model(
         raise DataError(f"{len(conversations)} conversations leave none to train on; give more texts.")
     torch.manual_seed(run.seed)
     model, renderer = _start(run, training).to(device_named(run.device))
+    output_head(model)  # refuses before the texts are read
     window = window_tokens(model)
     texts = _tokenized(training, renderer, window, run.targets)
     held_out_texts = _tokenized(held_out, renderer, window, run.targets)
@@ -296,7 +299,7 @@ def _loss(model: Any, texts: Sequence[Text], run: LanguageRun) -> Tensor:
         )
         target = torch.tensor([text.ids[place] for text in texts for place in text.targets], device=model.device)
         hidden = packed_hidden(model.base_model, batch, index)
-        return -head_logps(model.get_output_embeddings(), hidden, target).mean()
+        return -head_logps(output_head(model), hidden, target).mean()
 
 
 def _optimizer(model: Any, run: LanguageRun) -> torch.optim.Optimizer:
