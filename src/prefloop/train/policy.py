@@ -132,7 +132,6 @@ def train_policy(
     order = PromptOrder(training, run)
     budget = Budget(run.row_tokens, run.tokens_per_forward)
     batches = -(-run.episodes // run.episodes_per_batch)
-    steps_per_batch = run.epochs * min(run.minibatches, order.prompts_per_batch)
     snapshot_batches = {round(batches * (i + 1) / run.snapshots) for i in range(run.snapshots)} - {0}
     fingerprint = prompts_fingerprint(training, evaluation)
 
@@ -154,7 +153,7 @@ def train_policy(
     ):
 
         def evaluate(batches_done: int, path: Path) -> Evaluated:
-            step, episodes = batches_done * steps_per_batch, batches_done * run.episodes_per_batch
+            step, episodes = batches_done * run.steps_per_batch, batches_done * run.episodes_per_batch
             seed = derived_seed(run.seed, "evaluation")  # the same at every snapshot
             began = time.perf_counter()
             evaluated = evaluate_snapshot(
@@ -257,7 +256,7 @@ def train_policy(
             clock.lap("update")
 
             done = index + 1
-            step, episodes = done * steps_per_batch, done * run.episodes_per_batch
+            step, episodes = done * run.steps_per_batch, done * run.episodes_per_batch
             if link:
                 link.send(step)
                 clock.lap("sending")
