@@ -14,6 +14,7 @@ import torch
 from prefloop.errors import ConfigError, DataError
 from prefloop.models.language import new_llama, save_model, train_tokenizer
 from prefloop.models.preference import PreferenceModel
+from prefloop.models.responses import Prompt
 from prefloop.runs import RunFolder
 from prefloop.schema import Interval, Message
 from prefloop.train.gauges import EvaluatedReply, Gauges, evaluated_replies, evaluation_prompts
@@ -130,6 +131,16 @@ def test_a_run_keeps_what_its_gauges_saw_and_resumes_alike(models: Path, tmp_pat
     assert "Rise of the scores against distance" in report  # a run of a hundred episodes has both axes too
     facts = json.loads((folder.path / "optimisation.json").read_text(encoding="utf-8"))
     assert [place["episodes"] for place in facts["places"]] == sorted(rows)
+
+
+def test_a_reply_may_hold_any_character(tmp_path: Path) -> None:
+    """Also those that some take for the end of a line."""
+    said = "one\u2028two\u0085three\x1cfour\rfive"
+    reply = EvaluatedReply(prompt=0, reply=said, tokens=3, stopped=True, kl=0.1, scores={"train": 1.0})
+    asked = Prompt((Message(role="user", text=said),), [1])
+    Gauges(RunFolder(tmp_path), {}, 0.0).keep([asked], 8, [reply])
+    assert evaluation_prompts(tmp_path) == [asked.messages]
+    assert evaluated_replies(tmp_path) == {8: [reply]}
 
 
 def test_a_multiple_of_the_step_is_passed_once(tmp_path: Path) -> None:

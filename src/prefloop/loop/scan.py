@@ -25,7 +25,7 @@ from prefloop.loop.data import evenly, half_of, held_out_in_fold, some_stored
 from prefloop.loop.learning_rates import with_language_rate
 from prefloop.loop.preference_evaluation import word_regressions
 from prefloop.loop.runs import chosen_for, fingerprint, preference_data
-from prefloop.runs import RunFolder, write_json
+from prefloop.runs import RunFolder, read_json, write_json
 from prefloop.schema import PreferencePair
 from prefloop.stats import LEAST_POINTS
 from prefloop.store import Store
@@ -143,7 +143,7 @@ def run_scan(
         stored = [] if _is_drawn(scan.run) else some_stored(store, "comparisons to train on")
         facts = fingerprint(stored)
         folder = RunFolder.create(workspace.runs, "scan", scan, name=scan.name, resume=resume, data=facts)
-        begun = json.loads((folder.path / "provenance.json").read_text(encoding="utf-8"))["data"]
+        begun = read_json(folder.path / "provenance.json")["data"]
         if begun != facts:
             raise DataError(
                 f"{folder.path} was started on {begun['pairs']} comparisons of the workspace that are not the "

@@ -20,9 +20,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
+from prefloop.errors import DataError
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import Prompt
-from prefloop.runs import RunFolder
+from prefloop.runs import RunFolder, read_rows
 from prefloop.schema import Message, Noun
 
 TRAIN, HELD_OUT, GOLD = "train", "held_out", "gold"
@@ -108,21 +109,35 @@ class Gauges:
 
 
 def evaluation_prompts(run: Path) -> list[tuple[Message, ...]]:
-    """The evaluation prompts of a run folder; none where it kept none."""
+    """The evaluation prompts of a run folder; none where it kept none.
+
+    Errors:
+        DataError: the file is damaged.
+    """
     file = run / "evaluations" / "prompts.jsonl"
-    if not file.is_file():
-        return []
-    return [_CONTEXT.validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return read_rows(file, _CONTEXT.validate_json, _mended(file)) if file.is_file() else []
 
 
 def evaluated_replies(run: Path) -> dict[int, list[EvaluatedReply]]:
-    """The evaluated replies of a run folder by episodes, in order of episodes."""
-    return {
-        int(file.stem.removeprefix("episodes-")): [
-            EvaluatedReply.model_validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()
-        ]
-        for file in sorted((run / "evaluations").glob("episodes-*.jsonl"))
-    }
+    """The evaluated replies of a run folder by episodes, in order of episodes.
+
+    Errors:
+        DataError: a file is damaged, or holds not one reply to each of the prompts.
+    """
+    prompts = len(evaluation_prompts(run))
+    found = {}
+    for file in sorted((run / "evaluations").glob("episodes-*.jsonl")):
+        replies = read_rows(file, EvaluatedReply.model_validate_json, _mended(file))
+        if len(replies) != (prompts or len(replies)):
+            raise DataError(
+                f"{file} holds {len(replies)} replies to the {prompts} prompts of prompts.jsonl; {_mended(file)}."
+            )
+        found[int(file.stem.removeprefix("episodes-"))] = replies
+    return found
+
+
+def _mended(file: Path) -> str:
+    return f"put it back from a copy, or delete {file.parent} to do without the replies that the run kept"
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
