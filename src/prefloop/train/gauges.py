@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,7 +81,7 @@ class Gauges:
     ) -> None:
         self.watching = dict(watching)
         self.mark = mark
-        self._folder = folder.path / "evaluations"
+        self._folder, self._snapshots = folder.path / "evaluations", folder.path / "snapshots"
         self._step = root_kl_step
 
     @staticmethod
@@ -98,6 +99,12 @@ class Gauges:
         passed = int(math.sqrt(kl) / self._step)
         is_further, self.mark = passed > self.mark, max(passed, self.mark)
         return is_further
+
+    def begin_anew(self) -> None:
+        """Takes away what a run left that was killed before its first checkpoint: it may have had other prompts."""
+        for folder in (self._folder, self._snapshots):
+            if folder.is_dir():
+                shutil.rmtree(folder)
 
     def keep(self, prompts: Sequence[Prompt], episodes: int, replies: Iterable[EvaluatedReply]) -> None:
         """Writes the replies of a snapshot, and the prompts where they are not yet there."""

@@ -169,6 +169,7 @@ def train_policy(
         gauges = Gauges(folder, watching, run.snapshot_every_root_kl, mark)
         if checkpoint is None:
             folder.rewind(-1)
+            gauges.begin_anew()
             if link:
                 link.send(0)
             start = evaluate(0, run.policy)
