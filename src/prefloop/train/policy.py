@@ -188,7 +188,8 @@ def train_policy(
             snapshots = [PolicySnapshot.model_validate(row) for row in state["snapshots"]]
         mean, std = state["score_scale"]
         kl_coefficient = state["kl_coefficient"]
-        alarms = Alarms(snapshots[0].reply_tokens, snapshots[0].stopped, run.dtype, state["alarms"])
+        start_tokens, start_stopped = snapshots[0].reply_tokens, snapshots[0].stopped
+        alarms = Alarms(start_tokens, start_stopped, run.dtype, run.episodes_per_batch, state["alarms"])
         if checkpoint is None:
             ring(0, 0, alarms.check_start(left_out, len(prompts), room, run.max_response_tokens))
         learner = Learner(
