@@ -12,7 +12,7 @@ import pytest
 
 from prefloop import __version__
 from prefloop.config import Config
-from prefloop.errors import ConfigError, NotFoundError
+from prefloop.errors import ConfigError, DataError, NotFoundError
 from prefloop.runs import RunFolder, provenance, write_json
 
 
@@ -100,6 +100,38 @@ def test_a_half_written_line_is_left_out_and_rewound_away(tmp_path: Path) -> Non
     run.rewind(1)
     run.log({"step": 2})
     assert run.metrics() == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("garbage", [b"garbage", b'{"step": 2, "lm/lo', b"\xff\xfe\x00", b"3"])
+def test_a_damaged_line_that_is_not_the_last_is_named(garbage: bytes, tmp_path: Path) -> None:
+    run, file = RunFolder(tmp_path), tmp_path / "metrics.jsonl"
+    run.log({"step": 1})
+    with file.open("ab") as opened:
+        opened.write(garbage + b"\n")
+    run.log({"step": 3})
+    before = file.read_bytes()
+    said = rf"{file} is damaged in line 2 \(.*\); delete that line to go on without it\."
+    with pytest.raises(DataError, match=said):
+        run.metrics()
+    with pytest.raises(DataError, match=said):
+        run.rewind(1)
+    assert file.read_bytes() == before
+
+
+def test_a_run_whose_settings_are_damaged_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = RunFolder.create(tmp_path, "lm", Settings())
+    (run.path / "config.json").write_text('{\n  "seed": 0,\n  "da')
+    for resume in (True, False):
+        with pytest.raises(DataError, match=rf"{run.path / 'config.json'} is damaged in line 3 \(.*\); put it back"):
+            RunFolder.create(tmp_path, "lm", Settings(), resume=resume)
+    assert not caplog.records
+    # Another run of the name is neither hindered by it nor mistaken for it.
+    with pytest.raises(NotFoundError, match="start it without --resume"):
+        RunFolder.create(tmp_path, "lm", Settings(seed=1), resume=True)
+    other = RunFolder.create(tmp_path, "lm", Settings(seed=1))
+    assert RunFolder.create(tmp_path, "lm", Settings(seed=1), resume=True).path == other.path
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert f"{run.path} is passed over: {run.path / 'config.json'} is damaged in line 3" in caplog.text
 
 
 def test_rows_survive_kill_9(tmp_path: Path) -> None:

@@ -237,6 +237,8 @@ def _sentence(cls: type[Config], error: ValidationError, origin: str) -> str:
         return f"{cls.__name__} needs {key!r}; set it in the file or with --set {key}=..."
     message = fault["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
+    if fault["type"] == "value_error" and not key:  # settings that do not go together; the message names them
+        return f"{cls.__name__}: {message}{mend}."
     return f"{cls.__name__}: {key} = {fault['input']!r} is wrong: {message}{mend}."
 
 

@@ -13,18 +13,24 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from prefloop import __version__
 from prefloop.config import Config
-from prefloop.errors import ConfigError, NotFoundError
+from prefloop.errors import ConfigError, DataError, NotFoundError
 from prefloop.schema import now
+
+_log = logging.getLogger(__name__)
+_Row = TypeVar("_Row")
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -40,7 +46,7 @@ class RunFolder:
     @classmethod
     def exists(cls, parent: Path, stage: str, config: Config, name: str = "run") -> bool:
         """Whether this run was begun before."""
-        return _begun(Path(parent), stage, config, name) is not None
+        return _begun(_known(Path(parent), stage, config, name), config) is not None
 
     @classmethod
     def create(
@@ -55,19 +61,20 @@ class RunFolder:
         Errors:
             ConfigError: the run exists and `resume` is False.
             NotFoundError: there is nothing to resume; where a run of this name is there, what sets it apart.
+            DataError: the run's own config.json is damaged.
         """
-        run = cls(Path(parent) / f"{stage}-{name}-{config.digest()}")
+        run = cls(_own(Path(parent), stage, config, name))
         settings = run.path / "config.json"
-        begun = _begun(Path(parent), stage, config, name)
+        known = _known(Path(parent), stage, config, name)
+        begun = _begun(known, config)
         if resume and begun is None:
-            nearest = _nearest(Path(parent), stage, name, config)
-            raise NotFoundError(f"{run.path} holds no run with these settings; {nearest}.")
+            raise NotFoundError(f"{run.path} holds no run with these settings; {_nearest(known, config)}.")
         if resume and begun is not None:
             return cls(begun)
         if begun is not None:
             raise ConfigError(f"{begun} exists already; go on with --resume, or change the settings or the name.")
         if settings.is_file():  # it was begun when a default was another one
-            apart = ", ".join(_apart(run.path, config))
+            apart = ", ".join(_apart(known[run.path], config))
             raise ConfigError(f"{run.path} exists already and differs in {apart}; give this run another name.")
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         write_json(run.path / "provenance.json", provenance() | {"stage": stage, "name": name} | facts)
@@ -82,11 +89,19 @@ class RunFolder:
             file.flush()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows logged so far; a half-written last line (a killed run) is left out."""
+        """All rows logged so far; a half-written last line (a killed run) is left out.
+
+        Errors:
+            DataError: another line is damaged.
+        """
         if not self._metrics.is_file():
             return []
-        lines = self._metrics.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        lines = self._metrics.read_bytes().split(b"\n")
+        return [
+            _object(line, self._metrics, "delete that line to go on without it", place)
+            for place, line in enumerate(lines[:-1], 1)
+            if line
+        ]
 
     def rewind(self, step: int) -> None:
         """Keeps the rows whose `step` is at most `step`: what came after the checkpoint is computed again."""
@@ -96,33 +111,52 @@ class RunFolder:
         os.replace(temporary, self._metrics)
 
 
-def _runs(parent: Path, stage: str, name: str) -> list[Path]:
-    """Folders of runs of this stage and name, whatever their settings."""
+def _own(parent: Path, stage: str, config: Config, name: str) -> Path:
+    """Where a run that begins now goes."""
+    return parent / f"{stage}-{name}-{config.digest()}"
+
+
+def _known(parent: Path, stage: str, config: Config, name: str) -> dict[Path, dict[str, Any]]:
+    """Folders of runs of this stage and name, whatever their settings, and those; damaged ones of others are skipped.
+
+    Errors:
+        DataError: the damaged ones are those of the run with this config.
+    """
     wanted = re.compile(f"{re.escape(f'{stage}-{name}')}-[0-9a-f]{{12}}")
-    return [file.parent for file in sorted(parent.glob("*/config.json")) if wanted.fullmatch(file.parent.name)]
+    found = {}
+    for file in sorted(parent.glob("*/config.json")):
+        if not wanted.fullmatch(file.parent.name):
+            continue
+        try:
+            found[file.parent] = read_json(file)
+        except DataError as error:
+            if file.parent == _own(parent, stage, config, name):
+                raise
+            _log.warning("%s is passed over: %s", file.parent, error)
+    return found
 
 
-def _begun(parent: Path, stage: str, config: Config, name: str) -> Path | None:
+def _begun(known: Mapping[Path, dict[str, Any]], config: Config) -> Path | None:
     """The folder whose settings, defaults filled in, are these."""
-    for path in _runs(parent, stage, name):
+    for path, settings in known.items():
         with contextlib.suppress(ConfigError):  # settings of another version
-            if type(config).load_values(json.loads((path / "config.json").read_text(encoding="utf-8"))) == config:
+            if type(config).load_values(settings) == config:
                 return path
     return None
 
 
-def _nearest(parent: Path, stage: str, name: str, config: Config) -> str:
+def _nearest(known: Mapping[Path, dict[str, Any]], config: Config) -> str:
     """What to do where there is no run with these settings: which other run has the name, and what differs."""
-    others = {run.name: _apart(run, config) for run in _runs(parent, stage, name)}
+    others = {run.name: _apart(settings, config) for run, settings in known.items()}
     if not others:
         return "start it without --resume"
     nearest = min(others, key=lambda run: len(others[run]))
     return f"{nearest} differs in {', '.join(others[nearest])}: set that to go on with it, or start without --resume"
 
 
-def _apart(run: Path, config: Config) -> list[str]:
+def _apart(settings: dict[str, Any], config: Config) -> list[str]:
     """The settings in which a run differs, with both values; what an older version did not have is at its default."""
-    there = dict(_flat(json.loads((run / "config.json").read_text(encoding="utf-8"))))
+    there = dict(_flat(settings))
     here = dict(_flat(config.model_dump(mode="json")))
     unset = dict(_flat(config.model_dump(mode="json", exclude_defaults=True)))
     return [
@@ -141,6 +175,50 @@ def _flat(settings: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{before}{key}.")
         else:
             yield f"{before}{key}", value
+
+
+def read_json(
+    file: Path, remedy: str = "put it back from a copy, or begin the run anew under another name"
+) -> dict[str, Any]:
+    """The object in a JSON file of a run.
+
+    Args:
+        remedy: what an error says to do.
+
+    Errors:
+        DataError: the file is damaged.
+    """
+    return _object(file.read_bytes(), file, remedy)
+
+
+def read_rows(file: Path, read: Callable[[bytes], _Row], remedy: str) -> list[_Row]:
+    """What pydantic's `read` makes of each line of a file of a run; `remedy` as in `read_json`.
+
+    Errors:
+        DataError: a line is damaged.
+    """
+    rows = []
+    for place, line in enumerate(file.read_bytes().splitlines(), 1):  # of bytes: a text may hold what str splits at
+        try:
+            rows.append(read(line))
+        except ValidationError as error:
+            fault = error.errors()[0]["msg"]
+            raise DataError(f"{file} is damaged in line {place} ({fault}); {remedy}.") from None
+    return rows
+
+
+def _object(text: bytes, file: Path, remedy: str, line: int = 0) -> dict[str, Any]:
+    """One JSON object; `line` is its place in a file of several."""
+    try:
+        found: Any = json.loads(text)
+        if isinstance(found, dict):
+            return found
+        at, fault = line or 1, "it holds no object"
+    except json.JSONDecodeError as error:
+        at, fault = line or error.lineno, error.msg
+    except UnicodeDecodeError as error:
+        at, fault = line or text.count(b"\n", 0, error.start) + 1, "it is no UTF-8"
+    raise DataError(f"{file} is damaged in line {at} ({fault}); {remedy}.")
 
 
 def write_json(path: Path, value: Any) -> None:

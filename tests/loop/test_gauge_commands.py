@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from prefloop.cli import main
+from prefloop.errors import DataError
 from prefloop.loop.data import keep_pairs, kept_pairs
 from prefloop.loop.diagnosis import learned_accuracy
 from prefloop.loop.laboratory import Laboratory
@@ -103,6 +106,52 @@ def test_a_run_that_is_not_there_is_named(workspace: Workspace, capsys: pytest.C
         assert "policy-small-" in err
 
 
+def cut(file: Path) -> None:
+    """As a full disk leaves it: the end of its last line is missing."""
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def garbled(file: Path) -> None:
+    """A line of no sense in the third place."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:2], b"\xff\x00 garbage\n", *lines[2:]]))
+
+
+def shortened(file: Path) -> None:
+    """Without its last line."""
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "damage", "said"),
+    [
+        ("optimisation", "evaluations/episodes-00000008.jsonl", cut, "is damaged in line 12 (Invalid JSON"),
+        ("optimisation", "evaluations/episodes-00000008.jsonl", shortened, "holds 11 replies to the 12 prompts of"),
+        ("optimisation", "metrics.jsonl", garbled, "is damaged in line 3 ("),
+        ("diagnosis", "metrics.jsonl", garbled, "is damaged in line 3 ("),
+        ("diagnosis", "evaluations/prompts.jsonl", cut, "is damaged in line 12 (Invalid JSON"),
+        ("diagnosis", "config.json", cut, "is damaged in line "),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_with_its_line(
+    what: str,
+    name: str,
+    damage: Callable[[Path], None],
+    said: str,
+    workspace: Workspace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (run,) = workspace.runs.glob("policy-small-*")
+    copied = Path(shutil.copytree(run, tmp_path / run.name))
+    damage(copied / name)
+    code, _, err = command(capsys, "eval", what, str(copied), "--workspace", str(workspace.path))
+    assert code == 2
+    assert f"{copied / name} {said}" in err
+    assert "put it back from a copy" in err or "delete that line" in err
+    assert "Traceback" not in err
+
+
 def test_accuracy_before_learning_is_read_from_the_first_epoch(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"epochs": 2}', encoding="utf-8")
     folder = RunFolder(tmp_path)
@@ -120,6 +169,13 @@ def test_some_pairs_stay_beside_a_run(tmp_path: Path) -> None:
     keep_pairs(folder, pairs, most=10)
     assert kept_pairs(tmp_path) == pairs[::3]
     assert kept_pairs(tmp_path / "elsewhere") == []
+    odd = pairs[0].model_copy(update={"chosen": "one\u2028two\u0085three"})  # what some take for the end of a line
+    keep_pairs(folder, [odd])
+    assert kept_pairs(tmp_path) == [odd]
+    (file,) = tmp_path.glob("*.jsonl")
+    cut(file)
+    with pytest.raises(DataError, match=f"{file} is damaged in line 1 .*; delete it to do without those pairs"):
+        kept_pairs(tmp_path)
 
 
 def test_a_shallow_model_is_made_once_and_loads(tmp_path: Path) -> None:

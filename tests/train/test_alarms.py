@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prefloop.schema import Interval
@@ -25,8 +26,8 @@ def interval(value: float) -> Interval:
     return Interval(value=value, low=value, high=value, n=100)
 
 
-def alarms(dtype: str = "float32", state: dict[str, Any] | None = None) -> Alarms:
-    return Alarms(interval(40.0), interval(0.95), dtype, state)
+def alarms(dtype: str = "float32", state: dict[str, Any] | None = None, episodes: int = 256) -> Alarms:
+    return Alarms(interval(40.0), interval(0.95), dtype, episodes, state)
 
 
 CASES = [
@@ -63,6 +64,49 @@ def test_a_large_kl_that_may_be_chance_is_silent() -> None:
     # 53 - 3 * 1 = 50, the limit itself
     assert watch.check(HEALTHY | {"kl/k1": 53.0, "kl/k1_standard_error": 1.0}) == []
     assert watch.check(HEALTHY | {"kl/k1": 53.1, "kl/k1_standard_error": 1.0}) != []
+
+
+def rings(watch: Alarms, change: dict[str, float]) -> bool:
+    return watch.check(HEALTHY | change) != []
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_correlation_with_length_that_may_be_chance_is_silent(sign: int) -> None:
+    # 2 replies have a rank correlation of 1 or -1 whatever they are, 4 one in 12 times
+    for episodes in (2, 4, 8, 15):
+        assert not rings(alarms(episodes=episodes), {"score/length_correlation": 1.0 * sign})
+    assert rings(alarms(episodes=16), {"score/length_correlation": 1.0 * sign})
+    # of 67: atanh(0.95) - 3 sqrt((1 + 0.95^2 / 2) / 64) = 1.832 - 0.452 = 1.380 < atanh(0.9) = 1.472
+    assert not rings(alarms(episodes=67), {"score/length_correlation": 0.95 * sign})
+    # atanh(0.96) - 3 sqrt((1 + 0.96^2 / 2) / 64) = 1.946 - 0.453 = 1.493
+    assert rings(alarms(episodes=67), {"score/length_correlation": 0.96 * sign})
+
+
+def test_a_correlation_drawn_at_the_limit_is_silent() -> None:
+    """Scores and lengths whose rank correlation is 0.9 in truth; an alarm in one of 740 batches is 3 errors' worth."""
+    draw = np.random.default_rng(0)
+    pearson = 2 * np.sin(np.pi / 6 * 0.9)  # of normal variables with that rank correlation
+    rung = {}
+    for episodes in (2, 8, 16, 64, 256):
+        pairs = draw.multivariate_normal([0, 0], [[1, pearson], [pearson, 1]], size=(1000, episodes))
+        ranks = pairs.argsort(axis=1).argsort(axis=1).astype(float)
+        ranks -= ranks.mean(axis=1, keepdims=True)
+        found = (ranks[..., 0] * ranks[..., 1]).sum(1) / (ranks[..., 0] ** 2).sum(1)
+        rung[episodes] = sum(rings(alarms(episodes=episodes), {"score/length_correlation": one}) for one in found)
+    assert max(rung.values()) <= 8, rung
+
+
+def test_a_fall_of_ended_replies_that_may_be_chance_is_silent() -> None:
+    def watch(episodes: int) -> Alarms:
+        return Alarms(interval(40.0), interval(0.35), "float32", episodes)  # of 100
+
+    for episodes in (2, 8, 15):  # 0.65^8 = 3%
+        assert not rings(watch(episodes), {"reply/stopped": 0.0})
+    # of 20: (35 + 0) / 120 = 0.292 in both; 3 sqrt(0.292 * 0.708 * (1 / 100 + 1 / 20)) = 0.334 < 0.35
+    assert rings(watch(20), {"reply/stopped": 0.0})
+    # of 16: 35 / 116 = 0.302; 3 sqrt(0.302 * 0.698 * (1 / 100 + 1 / 16)) = 0.371
+    assert not rings(watch(16), {"reply/stopped": 0.0})
+    assert rings(alarms(episodes=16), {"reply/stopped": 0.5})
 
 
 def test_at_the_limits_nothing_rings() -> None:
@@ -103,7 +147,7 @@ def test_state_goes_on_where_it_stood() -> None:
 def test_what_is_wrong_before_the_first_batch_is_named_once() -> None:
     healthy = alarms()
     assert healthy.check_start(0, 100, 50, 64) == []
-    silent = Alarms(interval(64.0), interval(0.0), "float32")
+    silent = Alarms(interval(64.0), interval(0.0), "float32", 256)
     begun = silent.check_start(3, 100, 50, 64)
     assert [alarm.name for alarm in begun] == ["prompts_too_long", "no_end_token"]
     assert "3 of 100 prompts" in begun[0].reason

@@ -14,6 +14,7 @@ import torch
 from prefloop.errors import ConfigError, DataError
 from prefloop.models.language import new_llama, save_model, train_tokenizer
 from prefloop.models.preference import PreferenceModel
+from prefloop.models.responses import Prompt
 from prefloop.runs import RunFolder
 from prefloop.schema import Interval, Message
 from prefloop.train.gauges import EvaluatedReply, Gauges, evaluated_replies, evaluation_prompts
@@ -80,7 +81,9 @@ def prompts(count: int, seed: int) -> list[list[Message]]:
     return [[Message(role="user", text=" ".join(chance.choices(WORDS, k=4)))] for _ in range(count)]
 
 
-def train(run: PolicyRun, parent: Path, resume: bool = False, batches: int | None = None) -> RunFolder:
+def train(
+    run: PolicyRun, parent: Path, resume: bool = False, batches: int | None = None, evaluated: tuple[int, int] = (20, 1)
+) -> RunFolder:
     folder = RunFolder.create(parent, "policy", run, resume=resume)
 
     class Stopped(Bar):
@@ -94,7 +97,7 @@ def train(run: PolicyRun, parent: Path, resume: bool = False, batches: int | Non
         run,
         prompts(24, 0),
         folder,
-        prompts(20, 1),
+        prompts(*evaluated),
         resume=resume,
         gold=lambda context, reply: float(len(reply)),
         progress=lambda steps, **_: Stopped(steps),
@@ -130,6 +133,37 @@ def test_a_run_keeps_what_its_gauges_saw_and_resumes_alike(models: Path, tmp_pat
     assert "Rise of the scores against distance" in report  # a run of a hundred episodes has both axes too
     facts = json.loads((folder.path / "optimisation.json").read_text(encoding="utf-8"))
     assert [place["episodes"] for place in facts["places"]] == sorted(rows)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(models: Path, tmp_path: Path) -> None:
+    """With other evaluation prompts, of which the first run had more and got further."""
+    run = settings(models, episodes=32, checkpoint_every_batches=2, snapshot_every_root_kl=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, tmp_path, batches=1)
+    (folder,) = (RunFolder(path) for path in tmp_path.iterdir())
+    assert not any(folder.checkpoints.iterdir())
+    assert len(evaluation_prompts(folder.path)) == 20
+    stale = folder.path / "snapshots" / "episodes-00000016"
+    stale.mkdir(parents=True)
+    (stale / "config.json").write_text("{}")
+    (folder.path / "evaluations" / "episodes-00000016.jsonl").write_text("")
+
+    train(run, tmp_path, resume=True, evaluated=(12, 7))
+    assert evaluation_prompts(folder.path) == [tuple(prompt) for prompt in prompts(12, 7)]
+    replies = evaluated_replies(folder.path)
+    assert list(replies) == [0, 32]
+    assert [reply.prompt for reply in replies[0]] == list(range(12))
+    assert [path.name for path in (folder.path / "snapshots").iterdir()] == ["episodes-00000032"]
+
+
+def test_a_reply_may_hold_any_character(tmp_path: Path) -> None:
+    """Also those that some take for the end of a line."""
+    said = "one\u2028two\u0085three\x1cfour\rfive"
+    reply = EvaluatedReply(prompt=0, reply=said, tokens=3, stopped=True, kl=0.1, scores={"train": 1.0})
+    asked = Prompt((Message(role="user", text=said),), [1])
+    Gauges(RunFolder(tmp_path), {}, 0.0).keep([asked], 8, [reply])
+    assert evaluation_prompts(tmp_path) == [asked.messages]
+    assert evaluated_replies(tmp_path) == {8: [reply]}
 
 
 def test_a_multiple_of_the_step_is_passed_once(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_train_policy import models, prompts, settings
+from test_train_policy import models, prompts, settings, train
 
 from prefloop.errors import ModelError
 from prefloop.train.policy_estimate import estimate_policy, ways_to_fit
@@ -27,6 +27,17 @@ def test_an_estimate_of_a_run(models: Path, tmp_path: Path, monkeypatch: pytest.
     assert estimate.fits
     assert estimate.advice == ()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("samples_per_prompt", "steps"), [(2, 4), (4, 4), (8, 2), (16, 1)])  # of 16 episodes
+def test_optimiser_steps_are_those_of_the_run(
+    models: Path, tmp_path: Path, samples_per_prompt: int, steps: int
+) -> None:
+    """Samples of one prompt stay together, so a batch has no more minibatches than prompts."""
+    run = settings(models, episodes=16, minibatches=4, epochs=3, snapshots=1, samples_per_prompt=samples_per_prompt)
+    assert estimate_policy(run, prompts(24), prompts(12, seed=1)).optimiser_steps == 3 * steps
+    _, folder = train(run, tmp_path)
+    assert folder.metrics()[-1]["step"] == 3 * steps
 
 
 def test_models_that_watch_are_part_of_it(models: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from test_distill import teacher
 from test_train_preference import start
 
+from prefloop.errors import DataError
 from prefloop.runs import RunFolder
 from prefloop.schema import Message
 from prefloop.train.distill import train_distillation
@@ -70,6 +71,19 @@ def test_a_run_stopped_before_its_first_checkpoint(made: Any, tmp_path: Path, re
     train(progress=watched, resume=True)
     assert set(seen) == {2}
     assert torch.get_num_threads() == 1  # what runs next in this process has its own
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "is damaged in line 1"), ('{"processes": 1}', "names no numbers"), ('{"processes": 1,\n', "in line 2")],
+)
+def test_a_damaged_note_is_named(text: str, said: str, tmp_path: Path) -> None:
+    note = tmp_path / "threads.json"
+    note.write_text(text)
+    with pytest.raises(DataError, match=f"{note} .*{said}.*; delete it and resume, which goes on with the threads of"):
+        take_threads(RunFolder(tmp_path))
+    note.unlink()
+    take_threads(RunFolder(tmp_path))
 
 
 def test_other_processes_keep_their_own_threads(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from prefloop.models.preference import PreferenceModel, conversation_key
 from prefloop.models.responses import encode_prompts
 from prefloop.models.sampling import TorchSampler
 from prefloop.quality import quality_report
-from prefloop.runs import RunFolder, write_json
+from prefloop.runs import RunFolder, read_json, write_json
 from prefloop.sandbox import Gold, draw_prompts, world
 from prefloop.sandbox.tiny import CHAT_MODEL, tiny_model
 from prefloop.schema import Message, PreferencePair, SamplingSettings, Tranche
@@ -142,7 +142,7 @@ def run_cleanliness(
     facts = fingerprint(training)
     folder = RunFolder.create(workspace.runs, "cleanliness", settings, name=settings.name, resume=resume, data=facts)
     take_threads(folder)
-    begun = json.loads((folder.path / "provenance.json").read_text(encoding="utf-8"))["data"]
+    begun = read_json(folder.path / "provenance.json")["data"]
     if begun != facts:
         raise DataError(f"{folder.path} was started on other comparisons than these; take another name.")
     trials = folder.path / "trials"

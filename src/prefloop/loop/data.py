@@ -15,7 +15,7 @@ import numpy as np
 
 from prefloop.errors import DataError
 from prefloop.pair_file import PairFile, picked
-from prefloop.runs import RunFolder
+from prefloop.runs import RunFolder, read_rows
 from prefloop.schema import Message, Mode, PreferencePair, Tranche, split_place
 from prefloop.store import Store
 
@@ -225,8 +225,12 @@ def keep_pairs(folder: RunFolder, pairs: Sequence[PreferencePair], most: int = 3
 
 
 def kept_pairs(folder: Path) -> list[PreferencePair]:
-    """What `keep_pairs` left in a run's folder; nothing in one of an older version."""
+    """What `keep_pairs` left in a run's folder; nothing in one of an older version.
+
+    Errors:
+        DataError: the file is damaged.
+    """
     file = folder / _KEPT
     if not file.is_file():
         return []
-    return [PreferencePair.model_validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return read_rows(file, PreferencePair.model_validate_json, "delete it to do without those pairs")

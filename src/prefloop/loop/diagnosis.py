@@ -5,7 +5,6 @@ Responsible for finding runs, models, prompts and judgments. Names no cause (see
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from prefloop.models.devices import device_named
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import encode_prompts
-from prefloop.runs import RunFolder
+from prefloop.runs import RunFolder, read_json
 from prefloop.sandbox import Gold, world
 from prefloop.schema import HELD_OUT_SHARE, Interval
 from prefloop.stats import wilson
@@ -58,7 +57,7 @@ def diagnose_in(
 
     Errors:
         NotFoundError: no such run.
-        DataError: no snapshot, or no prompts to answer.
+        DataError: no snapshot, no prompts to answer, or a damaged file of the run.
     """
     folder = policy_run(workspace, run)
     found = diagnose_run(folder, workspace, store, gold=gold, seed=seed, device=device)
@@ -82,7 +81,7 @@ def diagnose_run(
         device: of the models, as `device_named` has it.
 
     Errors:
-        DataError: no snapshot besides the start, or no prompts to answer.
+        DataError: no snapshot besides the start, no prompts to answer, or a damaged file of the run.
     """
     run = _settings(folder)
     rows = RunFolder(folder).metrics()
@@ -146,7 +145,7 @@ def learned_accuracy(folder: Path) -> Interval | None:
 
     What a model gets right before it has seen it is as good as held out, and every PM run logs it.
     """
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = read_json(folder / "config.json")
     rows = [row for row in RunFolder(folder).metrics() if "preference/accuracy" in row]
     epoch = rows[: len(rows) // int(settings.get("epochs", 1))]
     late = epoch[len(epoch) // 2 :]
@@ -158,9 +157,8 @@ def learned_accuracy(folder: Path) -> Interval | None:
 
 
 def _settings(folder: Path) -> PolicyRun:
-    file = folder / "config.json"
     try:
-        return PolicyRun.load_values(json.loads(file.read_text(encoding="utf-8")))
+        return PolicyRun.load_values(read_json(folder / "config.json"))
     except ConfigError as error:
         raise DataError(f"{folder} is no policy run of this version: {error}") from None
 

@@ -5,13 +5,13 @@ Responsible for finding out what a PM's own run kept apart. Knows no evaluation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from prefloop.loop.data import split
 from prefloop.loop.snapshots import model_path
+from prefloop.runs import read_json
 from prefloop.schema import HELD_OUT_SHARE, PreferencePair
 from prefloop.store import Store
 from prefloop.workspace import Workspace
@@ -64,7 +64,7 @@ def kept_share(workspace: Workspace, store: Store, path: Path) -> float | None:
     settings = None if folder is None else folder / "config.json"
     if settings is None or not settings.is_file():
         return None
-    run = json.loads(settings.read_text(encoding="utf-8"))
+    run = read_json(settings)
     if any(run.get(name) for name in _OTHER_DATA) or "held_out_share" not in run:
         return None
     return float(run["held_out_share"])

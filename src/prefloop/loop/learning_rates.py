@@ -6,12 +6,12 @@ settings, so the chain is followed back to the language model's run.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from prefloop.errors import ConfigError
 from prefloop.loop.snapshots import model_path
+from prefloop.runs import read_json
 from prefloop.store import Store
 from prefloop.train.preference_settings import PreferenceRun
 from prefloop.workspace import Workspace
@@ -57,5 +57,4 @@ def _recorded_rate(workspace: Workspace, store: Store, start: Path) -> float | N
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found
+    return read_json(file) if file.is_file() else {}

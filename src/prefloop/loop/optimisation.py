@@ -38,7 +38,7 @@ def measure_optimisation(
     Errors:
         ConfigError: `gold` for prompts that are not of the tiny world.
         NotFoundError: no such run.
-        DataError: a run without snapshots, or one that kept no replies for further PMs.
+        DataError: a run without snapshots, one that kept no replies for further PMs, or a damaged file.
     """
     folders = [policy_run(workspace, run) for run in runs]
     judges = {name: load_preference_model(workspace, store, name, device) for name in preference_models}
@@ -69,8 +69,10 @@ def _measured(folder: Path, judges: Mapping[str, Scorer], gold: Gold | None) -> 
     if not judges and gold is None:
         return read_optimisation(folder)
     replies, prompts = evaluated_replies(folder), evaluation_prompts(folder)
-    if not replies:
-        raise DataError(f"{folder} kept no replies to score again; train it again, or leave --pm and --gold out.")
+    if not replies or not prompts:
+        raise DataError(
+            f"{folder} kept no replies with their prompts to score again; train it again, or leave --pm and --gold out."
+        )
     if gold is not None:
         gold.require_known(prompts)
     return optimisation(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -25,6 +24,7 @@ from prefloop.evals.slices import OF_COLLECTION
 from prefloop.loop.data import evenly, some_stored, split, stored_pairs
 from prefloop.loop.runs import load_preference_model
 from prefloop.pair_file import picked
+from prefloop.runs import read_json
 from prefloop.schema import Mode, PreferencePair, Scorer, Tranche
 from prefloop.stats.intervals import Ints
 from prefloop.store import Store
@@ -151,7 +151,7 @@ def _trained_on_some(workspace: Workspace, store: Store, models: Sequence[str], 
         settings = workspace.runs / runs.get(name, "") / "config.json"
         if name not in runs or not settings.is_file():
             continue
-        run = json.loads(settings.read_text(encoding="utf-8"))
+        run = read_json(settings)
         kept, is_sandbox = run.get("held_out_share", 1.0), run.get("sandbox_contrasts") or run.get("sandbox_judgments")
         if kept < held_out_share and not is_sandbox:
             then = f"evaluate with --held-out-share {kept:g}" if kept else "train one that holds some out to compare"

@@ -26,7 +26,7 @@ from prefloop.loop.data import evenly, half_of, held_out_in_fold, place, some_st
 from prefloop.loop.learning_rates import with_language_rate
 from prefloop.loop.preference_evaluation import word_regressions
 from prefloop.loop.runs import PreferenceData, chosen_for, fingerprint, preference_data, source_of
-from prefloop.runs import RunFolder, write_json
+from prefloop.runs import RunFolder, read_json, write_json
 from prefloop.schema import PreferencePair
 from prefloop.stats import LEAST_POINTS
 from prefloop.store import Store
@@ -190,7 +190,7 @@ def run_scan(
         stored = some_stored(store, "comparisons to train and test on") if is_stored else []
         facts = fingerprint(stored)
         folder = RunFolder.create(workspace.runs, "scan", scan, name=scan.name, resume=resume, data=facts)
-        begun = json.loads((folder.path / "provenance.json").read_text(encoding="utf-8"))["data"]
+        begun = read_json(folder.path / "provenance.json")["data"]
         if begun != facts:
             raise DataError(
                 f"{folder.path} was started on {begun['pairs']} comparisons of the workspace that are not the "

@@ -5,7 +5,7 @@ Import only torch and jaxtyping; know no model, no batch and no file.
 
 from prefloop.losses.distill import TopClasses, distill_losses, top_classes
 from prefloop.losses.gae import Advantages, generalised_advantages, whitened
-from prefloop.losses.kl import SequenceKL, adapted_kl_coefficient, k1, k3, sequence_kl, token_rewards
+from prefloop.losses.kl import LARGEST_KL_ERROR, SequenceKL, adapted_kl_coefficient, k1, k3, sequence_kl, token_rewards
 from prefloop.losses.masked import masked_mean, rank_correlation
 from prefloop.losses.ppo import (
     ImportanceWeights,
@@ -20,6 +20,7 @@ from prefloop.losses.ppo import (
 from prefloop.losses.preference import centring_penalties, preference_losses
 
 __all__ = [
+    "LARGEST_KL_ERROR",
     "Advantages",
     "ImportanceWeights",
     "PolicyLoss",

@@ -20,6 +20,10 @@ MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to +-20 before `exp`, so that one absurd token cannot overflow a batch."""
 
 
+LARGEST_KL_ERROR = 0.2
+"""How far, as a share of the target, one batch's KL counts when the coefficient is steered."""
+
+
 class SequenceKL(NamedTuple):
     """Sums over the tokens of each episode, in nats."""
 
@@ -80,9 +84,10 @@ def is_last_token(is_response: Bool[Tensor, "batch response"]) -> Bool[Tensor, "
 def adapted_kl_coefficient(coefficient: float, kl: float, target: float, episodes: int, horizon_episodes: int) -> float:
     """The coefficient after a batch whose KL was `kl`, steered so that the KL comes to `target`; both nats a reply.
 
-    coefficient * (1 + clamp(kl / target - 1, -0.2, 0.2) * episodes / horizon_episodes); never negative.
+    coefficient * (1 + clamp(kl / target - 1, -0.2, 0.2) * episodes / horizon_episodes); never negative. At 0 it would
+    stay: take it and horizon_episodes above 0.2 * episodes.
 
     Source: Ziegler et al. 2019, "Fine-tuning language models from human preferences", section 2.2.
     """
-    error = min(max(kl / target - 1, -0.2), 0.2)
+    error = min(max(kl / target - 1, -LARGEST_KL_ERROR), LARGEST_KL_ERROR)
     return max(coefficient * (1 + error * episodes / horizon_episodes), 0.0)

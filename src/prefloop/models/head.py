@@ -11,6 +11,7 @@ Legend: T tokens (places whose next token is asked for), hidden as the trunk giv
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,28 @@ from torch.utils.checkpoint import checkpoint
 
 from prefloop.losses import token_logps
 
-__all__ = ["Head", "head_logps", "of_logits", "tokens_at_once"]
+__all__ = ["Head", "ScaledHead", "head_logps", "of_logits", "tokens_at_once"]
 
-Head = torch.nn.Module | Tensor
-"""A model's output embedding: the layer, or its weight (vocabulary, hidden) alone."""
+
+@dataclass(frozen=True)
+class ScaledHead:
+    """The output embedding of a model that multiplies its logits by a constant (see `output_head`)."""
+
+    layer: torch.nn.Module
+    scale: float
+
+    @property
+    def weight(self) -> Any:
+        """Of the layer, unscaled; (vocabulary, hidden)."""
+        return self.layer.weight
+
+    def __call__(self, hidden: Float[Tensor, "T hidden"]) -> Float[Tensor, "T vocabulary"]:
+        logits: Tensor = self.layer(hidden) * self.scale
+        return logits
+
+
+Head = torch.nn.Module | ScaledHead | Tensor
+"""A model's output embedding: the layer, with a scale perhaps, or its weight (vocabulary, hidden) alone."""
 
 _LOGITS = 2**24  # that are in memory at once (64 MiB in float32): a vocabulary of 2,048 has 8,192 tokens in one call
 _LEAST_TOKENS = 256  # of a chunk: each adds a gradient of the whole head to the others'
@@ -67,9 +86,11 @@ def _whole(head: Head) -> Tensor | Callable[[Tensor], Tensor]:
     """The head, or of one that is split what its whole weight and bias do, with one exchange here and one backwards."""
     if isinstance(head, Tensor) or not isinstance(head.weight, DTensor):
         return head
-    split: dict[str, Any] = dict(head.named_parameters())
+    layer, scale = (head.layer, head.scale) if isinstance(head, ScaledHead) else (head, 1.0)
+    split: dict[str, Any] = dict(layer.named_parameters())
     whole = {name: part.full_tensor(grad_placements=[Partial()]) for name, part in split.items()}
-    return partial(torch.nn.functional.linear, **whole)
+    plain = partial(torch.nn.functional.linear, **whole)
+    return plain if scale == 1.0 else lambda hidden: plain(hidden) * scale
 
 
 def _through(

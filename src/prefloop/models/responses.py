@@ -23,6 +23,7 @@ from torch import Tensor
 from prefloop.errors import DataError, ModelError
 from prefloop.losses import sequence_kl
 from prefloop.models.head import head_logps
+from prefloop.models.output_head import output_head
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.trie import PackedBatch, pack, packed_hidden
 from prefloop.render import Renderer
@@ -129,7 +130,7 @@ def pack_responses(
 def response_logps(policy: Any, packed: PackedResponses) -> Float[Tensor, " token"]:
     """Log-probabilities (temperature 1) of the response tokens under a causal LM. Differentiable."""
     hidden = packed_hidden(policy.base_model, packed.batch, packed.at)  # (token, hidden)
-    return head_logps(policy.get_output_embeddings(), hidden, packed.ids)
+    return head_logps(output_head(policy), hidden, packed.ids)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ An alarm is raised when its condition begins to hold and again only after it has
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ ratio strays far in bf16, their mean does not, so this is what tells weights of 
 LENGTH_FACTOR = 2.0
 STOPPED_LOSS = 0.3
 ENTROPY_FACTOR = 0.25
+LEAST_EPISODES = 16
+"""Of a batch whose share of ended replies, or correlation of score and length, can be told from chance at all."""
 LENGTH_CORRELATION = 0.9
 """Spearman's rank correlation of score and length within a batch from which on the score says little but length."""
 KL_ROUNDING = 1e-2
@@ -41,13 +44,20 @@ class Alarms:
     Args:
         start_tokens, start_stopped: mean length and share of ended replies of the starting policy.
         dtype: of the updates.
+        episodes_per_batch: replies behind a row.
         state: of an earlier `state()`, where a run is resumed.
     """
 
     def __init__(
-        self, start_tokens: Interval, start_stopped: Interval, dtype: str, state: Mapping[str, Any] | None = None
+        self,
+        start_tokens: Interval,
+        start_stopped: Interval,
+        dtype: str,
+        episodes_per_batch: int,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self._start_tokens, self._start_stopped = start_tokens.value, start_stopped.value
+        self._start_replies, self._batch_replies = start_stopped.n, episodes_per_batch
         self._ratio_limit, self._difference_limit = RATIO_ERROR_LIMIT[dtype], LOGP_DIFFERENCE_LIMIT[dtype]
         self._first_entropy: float | None = None if state is None else state["first_entropy"]
         self._holding: set[str] = set() if state is None else set(state["holding"])
@@ -125,7 +135,7 @@ class Alarms:
                 "and begin anew or deploy an earlier snapshot.",
             )
         follows = row.get("score/length_correlation", 0.0)
-        if abs(follows) > LENGTH_CORRELATION:
+        if self._is_surely_beyond(abs(follows), LENGTH_CORRELATION):
             yield Alarm(
                 "score_follows_length",
                 f"the rank correlation of score and reply length is {follows:.2f} (limit {LENGTH_CORRELATION:g}): the "
@@ -139,7 +149,7 @@ class Alarms:
                 f"replies have {tokens:.0f} tokens on average, the start's {self._start_tokens:.0f}: the preference "
                 "model may reward length; look at its accuracy on pairs where the longer reply lost.",
             )
-        if stopped < self._start_stopped - STOPPED_LOSS:
+        if stopped < self._start_stopped - STOPPED_LOSS and self._has_surely_fallen(stopped):
             yield Alarm(
                 "replies_do_not_stop",
                 f"{stopped:.0%} of the replies end by themselves, {self._start_stopped:.0%} did at the start; raise "
@@ -152,3 +162,22 @@ class Alarms:
                 f"the policy's entropy is {entropy:.2g} nats a token, {self._first_entropy:.2g} in the first batch: it "
                 "says nearly one thing; raise kl_coefficient, lower learning_rate, or deploy an earlier snapshot.",
             )
+
+    def _is_surely_beyond(self, correlation: float, limit: float) -> bool:
+        """Whether a rank correlation is more than 3 standard errors above a limit, after Fisher's transformation.
+
+        Source of the error: Bonett & Wright 2000, "Sample size requirements for estimating correlations".
+        """
+        if self._batch_replies < LEAST_EPISODES or not correlation > limit:
+            return False
+        error = math.sqrt((1 + correlation**2 / 2) / (self._batch_replies - 3))
+        return correlation >= 1 or math.atanh(correlation) - 3 * error > math.atanh(limit)
+
+    def _has_surely_fallen(self, stopped: float) -> bool:
+        """Whether the share of ended replies is more than 3 standard errors of the difference below the start's."""
+        if self._batch_replies < LEAST_EPISODES:
+            return False
+        before, now = self._start_replies, self._batch_replies
+        pooled = (before * self._start_stopped + now * stopped) / (before + now)
+        error = math.sqrt(pooled * (1 - pooled) * (1 / before + 1 / now))
+        return self._start_stopped - stopped > 3 * error

@@ -34,6 +34,7 @@ from prefloop.models.checkpoint import (
 from prefloop.models.devices import device_named
 from prefloop.models.head import of_logits
 from prefloop.models.language import LanguageModel, load_language_model, save_model, window_tokens
+from prefloop.models.output_head import output_head
 from prefloop.models.responses import same_tokens
 from prefloop.models.trie import pack, packed_hidden, require_exact
 from prefloop.report import Report, Series, Tile, line_plot
@@ -118,7 +119,7 @@ def train_distillation(
     Errors:
         DataError: too few texts, none that fits behind the prompt, or a cache that belongs to other data.
         ConfigError: teacher and student write texts differently.
-        ModelError: one of them cannot be loaded, or cannot share beginnings exactly.
+        ModelError: one of them cannot be loaded or cannot share beginnings exactly, or `output_head` refuses it.
         TrainingError: a loss, a gradient or a weight is not finite; the last checkpoint stays.
     """
     take_threads(folder)
@@ -136,6 +137,7 @@ def train_distillation(
         )
     for model in (teacher.model, student.model):
         require_exact(model.base_model)
+        output_head(model)  # refuses before the teacher reads the texts
     window = min(window_tokens(teacher.model), window_tokens(student.model))
     encoded = encode_texts(teacher.renderer, prompt, conversations, window, replies_only=run.targets == "replies")
     texts = encoded.texts
@@ -240,7 +242,7 @@ def _losses(model: Any, texts: Sequence[DistillText], targets: Targets, part: Se
     ids, logps = targets.of(part)
     with torch.autocast(device.type, torch.bfloat16, enabled=run.dtype == "bfloat16"):
         hidden = packed_hidden(model.base_model, batch, at)
-        return of_logits(model.get_output_embeddings(), distill_losses, hidden, ids.to(device), logps.to(device))
+        return of_logits(output_head(model), distill_losses, hidden, ids.to(device), logps.to(device))
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from torch import Tensor
 from prefloop.errors import DataError, ModelError
 from prefloop.losses import top_classes
 from prefloop.models.head import tokens_at_once
+from prefloop.models.output_head import output_head
 from prefloop.models.trie import pack, packed_hidden
 from prefloop.render import Renderer
 from prefloop.schema import Message
@@ -134,7 +135,7 @@ def make_targets(
     Errors:
         DataError: as many classes as the vocabulary has tokens, or more.
     """
-    head = teacher.get_output_embeddings()
+    head: Any = output_head(teacher)
     vocabulary = len(head.weight)
     if classes >= vocabulary:
         raise DataError(f"classes = {classes} and the vocabulary has {vocabulary} tokens; keep fewer.")

@@ -14,15 +14,17 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
+from prefloop.errors import DataError
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import Prompt
-from prefloop.runs import RunFolder
+from prefloop.runs import RunFolder, read_rows
 from prefloop.schema import Message, Noun
 
 TRAIN, HELD_OUT, GOLD = "train", "held_out", "gold"
@@ -79,7 +81,7 @@ class Gauges:
     ) -> None:
         self.watching = dict(watching)
         self.mark = mark
-        self._folder = folder.path / "evaluations"
+        self._folder, self._snapshots = folder.path / "evaluations", folder.path / "snapshots"
         self._step = root_kl_step
 
     @staticmethod
@@ -98,6 +100,12 @@ class Gauges:
         is_further, self.mark = passed > self.mark, max(passed, self.mark)
         return is_further
 
+    def begin_anew(self) -> None:
+        """Takes away what a run left that was killed before its first checkpoint: it may have had other prompts."""
+        for folder in (self._folder, self._snapshots):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+
     def keep(self, prompts: Sequence[Prompt], episodes: int, replies: Iterable[EvaluatedReply]) -> None:
         """Writes the replies of a snapshot, and the prompts where they are not yet there."""
         self._folder.mkdir(exist_ok=True)
@@ -108,21 +116,35 @@ class Gauges:
 
 
 def evaluation_prompts(run: Path) -> list[tuple[Message, ...]]:
-    """The evaluation prompts of a run folder; none where it kept none."""
+    """The evaluation prompts of a run folder; none where it kept none.
+
+    Errors:
+        DataError: the file is damaged.
+    """
     file = run / "evaluations" / "prompts.jsonl"
-    if not file.is_file():
-        return []
-    return [_CONTEXT.validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return read_rows(file, _CONTEXT.validate_json, _mended(file)) if file.is_file() else []
 
 
 def evaluated_replies(run: Path) -> dict[int, list[EvaluatedReply]]:
-    """The evaluated replies of a run folder by episodes, in order of episodes."""
-    return {
-        int(file.stem.removeprefix("episodes-")): [
-            EvaluatedReply.model_validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()
-        ]
-        for file in sorted((run / "evaluations").glob("episodes-*.jsonl"))
-    }
+    """The evaluated replies of a run folder by episodes, in order of episodes.
+
+    Errors:
+        DataError: a file is damaged, or holds not one reply to each of the prompts.
+    """
+    prompts = len(evaluation_prompts(run))
+    found = {}
+    for file in sorted((run / "evaluations").glob("episodes-*.jsonl")):
+        replies = read_rows(file, EvaluatedReply.model_validate_json, _mended(file))
+        if len(replies) != (prompts or len(replies)):
+            raise DataError(
+                f"{file} holds {len(replies)} replies to the {prompts} prompts of prompts.jsonl; {_mended(file)}."
+            )
+        found[int(file.stem.removeprefix("episodes-"))] = replies
+    return found
+
+
+def _mended(file: Path) -> str:
+    return f"put it back from a copy, or delete {file.parent} to do without the replies that the run kept"
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

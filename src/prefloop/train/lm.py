@@ -39,6 +39,7 @@ from prefloop.models.language import (
     train_tokenizer,
     window_tokens,
 )
+from prefloop.models.output_head import output_head
 from prefloop.models.trie import pack, packed_hidden, require_exact
 from prefloop.render import Renderer
 from prefloop.runs import RunFolder
@@ -120,7 +121,8 @@ def train_language_model(
 
     Errors:
         DataError: no conversations, or none that fits the window.
-        ModelError: `run.start` cannot be loaded, or its attention cannot go through packed texts exactly.
+        ModelError: `run.start` cannot be loaded, its attention cannot go through packed texts exactly, or
+            `output_head` refuses it.
         TrainingError: a loss, a gradient or a weight is not finite; the last checkpoint stays.
     """
     take_threads(folder)
@@ -131,6 +133,7 @@ def train_language_model(
     torch.manual_seed(run.seed)
     model, renderer = _start(run, training).to(device_named(run.device))
     require_exact(model.base_model)  # texts are packed, and a window would be undone
+    output_head(model)
     window = window_tokens(model)
     texts = _tokenized(training, renderer, window, run.targets)
     held_out_texts = _tokenized(held_out, renderer, window, run.targets)
@@ -301,7 +304,7 @@ def _loss(model: Any, texts: Sequence[Text], run: LanguageRun) -> Tensor:
         )
         target = torch.tensor([text.ids[place] for text in texts for place in text.targets], device=model.device)
         hidden = packed_hidden(model.base_model, batch, index)
-        return -head_logps(model.get_output_embeddings(), hidden, target).mean()
+        return -head_logps(output_head(model), hidden, target).mean()
 
 
 def _optimizer(model: Any, run: LanguageRun) -> torch.optim.Optimizer:

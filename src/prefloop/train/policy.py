@@ -132,7 +132,6 @@ def train_policy(
     order = PromptOrder(training, run)
     budget = Budget(run.row_tokens, run.tokens_per_forward)
     batches = -(-run.episodes // run.episodes_per_batch)
-    steps_per_batch = run.epochs * min(run.minibatches, order.prompts_per_batch)
     snapshot_batches = {round(batches * (i + 1) / run.snapshots) for i in range(run.snapshots)} - {0}
     fingerprint = prompts_fingerprint(training, evaluation)
 
@@ -154,7 +153,7 @@ def train_policy(
     ):
 
         def evaluate(batches_done: int, path: Path) -> Evaluated:
-            step, episodes = batches_done * steps_per_batch, batches_done * run.episodes_per_batch
+            step, episodes = batches_done * run.steps_per_batch, batches_done * run.episodes_per_batch
             seed = derived_seed(run.seed, "evaluation")  # the same at every snapshot
             began = time.perf_counter()
             evaluated = evaluate_snapshot(
@@ -172,6 +171,7 @@ def train_policy(
         gauges = Gauges(folder, watching, run.snapshot_every_root_kl, mark)
         if checkpoint is None:
             folder.rewind(-1)
+            gauges.begin_anew()
             if link:
                 link.send(0)
             bar.set_postfix(evaluating="start")
@@ -191,7 +191,8 @@ def train_policy(
             snapshots = [PolicySnapshot.model_validate(row) for row in state["snapshots"]]
         mean, std = state["score_scale"]
         kl_coefficient = state["kl_coefficient"]
-        alarms = Alarms(snapshots[0].reply_tokens, snapshots[0].stopped, run.dtype, state["alarms"])
+        start_tokens, start_stopped = snapshots[0].reply_tokens, snapshots[0].stopped
+        alarms = Alarms(start_tokens, start_stopped, run.dtype, run.episodes_per_batch, state["alarms"])
         if checkpoint is None:
             ring(0, 0, alarms.check_start(left_out, len(prompts), room, run.max_response_tokens))
         learner = Learner(
@@ -260,7 +261,7 @@ def train_policy(
             clock.lap("update")
 
             done = index + 1
-            step, episodes = done * steps_per_batch, done * run.episodes_per_batch
+            step, episodes = done * run.steps_per_batch, done * run.episodes_per_batch
             if link:
                 link.send(step)
                 clock.lap("sending")

@@ -70,7 +70,7 @@ def estimate_policy(
     fits = peak <= _ROOM * available
     return PolicyEstimate(
         batches=batches,
-        optimiser_steps=batches * run.epochs * run.minibatches,
+        optimiser_steps=batches * run.steps_per_batch,
         seconds_per_batch=per_batch,
         episodes_per_second=rate,
         evaluations=evaluations,

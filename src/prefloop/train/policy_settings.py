@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prefloop.config import DEVICE, NAME, Config, Seed
+from prefloop.losses import LARGEST_KL_ERROR
 from prefloop.train.gauges import Watching
 from prefloop.train.prompt_mix import PromptMix
 
@@ -47,7 +48,9 @@ class PolicyRun(Config):
     lora_scale: float = Field(2.0, gt=0.0, description="of the adapters (alpha / rank)")
     kl_coefficient: float = Field(0.02, ge=0.0, description="reward units per nat; where it starts with kl_target")
     kl_target: float | None = Field(None, gt=0.0, description="nats a reply that the coefficient steers to")
-    kl_horizon_episodes: int = Field(10_000, ge=1, description="how slowly kl_target steers; more is slower")
+    kl_horizon_episodes: int = Field(
+        10_000, ge=1, description="how slowly kl_target steers, above a fifth of episodes_per_batch; more is slower"
+    )
     normalise: Literal["reference", "none"] = Field("reference", description="scale of the score within the reward")
     no_end_penalty: float = Field(1.0, ge=0.0, description="reward units taken off a reply that did not stop")
     gamma: float = Field(1.0, gt=0.0, le=1.0, description="discount per token; the paper's is 1")
@@ -92,3 +95,26 @@ class PolicyRun(Config):
     )
     device: str = Field("auto", pattern=DEVICE, description="'auto' takes a GPU if there is one")
     seed: Seed = Field(0, description="of prompts, samples and minibatches")
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimiser steps on one batch; samples of one prompt stay together, so it has no more parts than prompts."""
+        return self.epochs * min(self.minibatches, self.episodes_per_batch // self.samples_per_prompt)
+
+    @model_validator(mode="after")
+    def _kl_can_be_steered(self) -> Self:
+        # The coefficient is steered by factors: at 0 it stays, and a factor of 0 or less would leave it there.
+        if self.kl_target is None:
+            return self
+        if self.kl_coefficient == 0:
+            raise ValueError(
+                f"kl_target = {self.kl_target:g} multiplies kl_coefficient, which is 0 and would stay so; set it above "
+                "0, or leave kl_target empty"
+            )
+        least = LARGEST_KL_ERROR * self.episodes_per_batch
+        if self.kl_horizon_episodes <= least:
+            raise ValueError(
+                f"kl_horizon_episodes = {self.kl_horizon_episodes} lets one batch of {self.episodes_per_batch} "
+                f"episodes take kl_coefficient to 0, where it would stay; set it above {least:g}"
+            )
+        return self

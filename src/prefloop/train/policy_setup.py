@@ -14,6 +14,7 @@ import torch
 from prefloop.errors import ConfigError, ModelError
 from prefloop.models.adapters import add_lora, sharing_copy
 from prefloop.models.language import load_language_model, window_tokens
+from prefloop.models.output_head import output_head
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import Prompt, same_tokens
 from prefloop.models.trie import require_exact, runs_flat
@@ -85,9 +86,11 @@ def load_models(run: PolicyRun, device: torch.device) -> Models:
     """Policy, its frozen copy as the reference, and both PMs. With LoRA the reference is the policy's own weights.
 
     Errors:
-        ModelError: one of them cannot be loaded, or cannot share beginnings exactly.
+        ModelError: one of them cannot be loaded or cannot share beginnings exactly, or the policy does with its
+            logits what nothing here can follow (`output_head`).
     """
     policy, renderer = load_language_model(run.policy).to(device)
+    output_head(policy)
     train = PreferenceModel.load(run.preference_model, row_tokens=run.row_tokens).to(device)
     held_out = train  # the same folder is loaded once, and scores once
     if run.held_out_preference_model != run.preference_model:
