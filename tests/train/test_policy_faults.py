@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_train_policy import models, quiet, settings
 
-from prefloop.errors import ModelError
+from prefloop.errors import DataError, ModelError
 from prefloop.models.language import load_language_model, new_llama, save_model, scale_logits
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
@@ -144,3 +144,14 @@ def test_a_policy_that_never_ends_its_replies(models: Path, tmp_path: Path) -> N
     result, names = run(models, tmp_path, [ASK] * 16, max_response_tokens=2, seed=1)  # 16 tokens, 1 in 300 ends one
     assert names == ["no_end_token"]
     assert "wrote its end token within 2 tokens" in result.alarms[0]
+
+
+def test_one_held_out_prompt_has_no_spread(models: Path, tmp_path: Path) -> None:
+    def train(normalise: str) -> PolicyResult:
+        wanted = settings(models, episodes=16, snapshots=1, normalise=normalise)
+        folder = RunFolder.create(tmp_path, "policy", wanted)
+        return train_policy(wanted, [ASK] * 16, folder, [ASK], progress=quiet)
+
+    with pytest.raises(DataError, match=r"held-out prompts, of which there are 1 and at least 2 are needed"):
+        train("reference")
+    assert train("none").best.score_train.n == 1

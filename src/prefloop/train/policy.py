@@ -68,6 +68,7 @@ from prefloop.train.policy_setup import (
     learning_rate_factor,
     load_models,
     prompts_fingerprint,
+    require_held_out_prompts,
     require_processes,
     room_tokens,
     run_workers,
@@ -114,7 +115,8 @@ def train_policy(
 
     Errors:
         ConfigError: a batch that the prompts or the settings cannot make.
-        DataError: no prompts, or a run resumed on other prompts than it began with.
+        DataError: no prompts, too few held-out ones to scale the scores by, or a run resumed on other prompts than it
+            began with.
         ModelError: a model that cannot be used, or a PM whose scores are not numbers.
         TrainingError: a loss or a gradient is not finite; the last checkpoint stays.
     """
@@ -128,6 +130,7 @@ def train_policy(
     watching = Gauges.load(run.watching_preference_models, run.row_tokens, device)
     room, given = room_tokens(run, models, *watching.values()), (prompts, evaluation_prompts)
     training, evaluation = (encode_prompts(models.renderer, part, room).prompts for part in given)
+    require_held_out_prompts(run, evaluation)
     left_out = len(prompts) - len(training)
     order = PromptOrder(training, run)
     budget = Budget(run.row_tokens, run.tokens_per_forward)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prefloop.errors import ConfigError, ModelError
+from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.adapters import add_lora, sharing_copy
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
@@ -24,6 +24,8 @@ from prefloop.train.rollout import Models, Workers, derived_seed
 from prefloop.train.sharding import shard
 
 _log = logging.getLogger(__name__)
+
+_LEAST_HELD_OUT = 2
 
 
 class PromptOrder:
@@ -54,6 +56,20 @@ class PromptOrder:
             generator = np.random.default_rng(derived_seed(self._seed, "prompts", epoch))
             self._epoch, self._order = epoch, generator.permutation(len(self._prompts)).tolist()
         return self._prompts[self._order[within]]
+
+
+def require_held_out_prompts(run: PolicyRun, prompts: Sequence[Prompt]) -> None:
+    """Before the work: `score_scale` takes a deviation over the replies to these prompts.
+
+    Errors:
+        DataError: fewer than 2.
+    """
+    if run.normalise != "none" and len(prompts) < _LEAST_HELD_OUT:
+        raise DataError(
+            f"normalise = {run.normalise!r} takes the spread of the scores over held-out prompts, of which there are "
+            f"{len(prompts)} and at least {_LEAST_HELD_OUT} are needed; import or collect more conversations, or set "
+            "normalise to 'none'."
+        )
 
 
 def score_scale(run: PolicyRun, scores: Sequence[float]) -> tuple[float, float]:
