@@ -166,12 +166,13 @@ def learned_models(run: PolicyRun, models: Models, mean: float, std: float, proc
 
 
 def room_tokens(run: PolicyRun, models: Models, *watching: PreferenceModel) -> int:
-    """What is left for a prompt in the windows of policy and PMs.
+    """What is left for a prompt in the windows of policy and PMs of its tokens; others read text (`readable_prompts`).
 
     Errors:
         ConfigError: nothing.
     """
-    judges = (models.preference_model, models.held_out, *watching)
+    others = (models.preference_model, models.held_out, *watching)
+    judges = [judge for judge in others if same_tokens(judge.renderer, models.renderer)]
     windows = [window_tokens(models.policy), *(judge.max_tokens for judge in judges)]
     rooms = [windows[0] - 1, *(judge.room_tokens for judge in judges)]  # besides what closes a cut reply for the PMs
     room = min(rooms) - run.max_response_tokens
