@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from prefloop.cli import main
+from prefloop.loop import diagnosis
 from prefloop.loop.data import keep_pairs, kept_pairs
 from prefloop.loop.diagnosis import learned_accuracy
 from prefloop.loop.laboratory import Laboratory
@@ -17,6 +18,7 @@ from prefloop.loop.round import create_workspace
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
 from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
+from prefloop.schema import PreferencePair
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.workspace import Workspace
 
@@ -93,6 +95,22 @@ def test_diagnosis_of_a_run(workspace: Workspace, capsys: pytest.CaptureFixture[
     assert evidence["reread"]["n"] == 60
     assert evidence["parameters"]["policy"] > 1_000_000
     assert "judged" in evidence["unknown"]
+
+
+def test_kept_pairs_that_the_pm_could_not_read_are_counted(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_a_long_one(folder: Path) -> list[PreferencePair]:
+        known = kept_pairs(folder)
+        return [known[0].model_copy(update={"chosen": "please " * 600}), *known]
+
+    monkeypatch.setattr(diagnosis, "kept_pairs", with_a_long_one)
+    code, out, err = command(capsys, "eval", "diagnosis", "small", "--workspace", str(workspace.path), "--json")
+    assert code == 0, err
+    page = Path(json.loads(out)["report"])
+    evidence = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["evidence"]
+    assert evidence["reread"]["n"] == 60
+    assert evidence["unknown"]["pairs too long"].startswith("1 of 61 pairs kept by the PM's run do not fit its window")
 
 
 def test_a_run_that_is_not_there_is_named(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,10 @@ class Alarms:
         """
         begun = []
         if left_out:
-            why = [f"{name} cannot read {count} of them with a reply behind" for name, count in unread.items()]
+            why = [
+                f"{name[0].lower()}{name[1:]} cannot read {count} of them with a reply behind"
+                for name, count in unread.items()
+            ]
             if left_out > sum(unread.values()):
                 last_turn = "their last turn alone" if not unread else "the last turn of the others alone"
                 why.append(f"{last_turn} is longer than the {room_tokens} tokens that the window leaves beside a reply")
