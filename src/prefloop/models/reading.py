@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from prefloop.errors import DataError
 from prefloop.models.preference import PreferenceModel
-from prefloop.render import Renderer
+from prefloop.render import Renderer, without_oldest
 from prefloop.schema import Message
 
 __all__ = ["ReplyReader", "unread_prompts"]
@@ -75,4 +75,4 @@ def unread_prompts(
 
 def _last_turn(messages: Sequence[Message]) -> list[Message]:
     """What is left when `Renderer.fit` has dropped all that it may: the last turn, and system turns."""
-    return [message for message in messages[:-1] if message.role == "system"] + list(messages[-1:])
+    return [*without_oldest(messages[:-1], len(messages)), *messages[-1:]]
