@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from prefloop.errors import DataError
 from prefloop.models.preference import PreferenceModel
 from prefloop.render import Renderer, without_oldest
-from prefloop.schema import Message
+from prefloop.schema import Message, PreferencePair
 
-__all__ = ["ReplyReader", "unread_prompts"]
+__all__ = ["ReplyReader", "reads_reply", "reads_whole", "unread_prompts"]
 
 
 class ReplyReader:
@@ -71,6 +71,20 @@ def unread_prompts(
         for place, messages in enumerate(prompts)
         if len(preference_model.renderer.context_ids(_last_turn(messages))) > room
     ]
+
+
+def reads_whole(preference_model: PreferenceModel, pair: PreferencePair) -> bool:
+    """Whether a PM reads both replies of a pair after the whole context."""
+    try:
+        return preference_model.encode_pair(pair).dropped_turns == 0
+    except DataError:
+        return False
+
+
+def reads_reply(preference_model: PreferenceModel, context: Sequence[Message], reply: str) -> bool:
+    """Whether a PM reads a whole reply and the turn before it."""
+    last = preference_model.renderer.context_ids(_last_turn(context))
+    return len(last) + len(preference_model.renderer.text_ids(reply)) <= preference_model.room_tokens
 
 
 def _last_turn(messages: Sequence[Message]) -> list[Message]:
