@@ -165,6 +165,20 @@ def test_ids_and_text_score_the_same(renderer: Renderer) -> None:
     assert scores == pytest.approx([expected, expected], abs=1e-6)  # a cut reply is closed with the end token
 
 
+def test_ids_that_spell_nothing_are_not_read(renderer: Renderer) -> None:
+    rows = len(renderer.tokenizer)
+    judge = PreferenceModel(llama(rows, labels=1), renderer)
+    context = (Message(role="user", text="how does the river sing"),)
+    prompt = Prompt(context, renderer.context_ids(context))
+    plain = renderer.reply_ids("mend the cup")
+    padded_vocabulary = [plain[0], rows, *plain[1:-1], rows + 11, plain[-1]]  # what a policy of more rows may draw
+    assert renderer.decode(padded_vocabulary) == "mend the cup"
+    one, other = score_replies(
+        judge, renderer, [prompt] * 2, [Sample(ids, [0.0] * len(ids), "stop") for ids in (plain, padded_vocabulary)]
+    )
+    assert one == other
+
+
 def test_a_pm_with_another_tokenizer_reads_the_text(renderer: Renderer) -> None:
     other = Renderer(train_tokenizer([text.upper() for text in TEXTS], 300))
     assert same_tokens(renderer, renderer)

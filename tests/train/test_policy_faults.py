@@ -168,3 +168,14 @@ def test_a_pm_whose_tokens_are_letters(models: Path, endings: Path, tmp_path: Pa
     assert names == ["prompts_too_long"]
     assert "1 of 17 prompts were left out" in result.alarms[0]
     assert f"({part}) cannot read 1 of them" in result.alarms[0]
+
+
+def test_a_policy_with_more_ids_than_the_pms(models: Path, endings: Path, tmp_path: Path) -> None:
+    policy, renderer = load_language_model(endings)
+    rows = len(renderer.tokenizer)
+    policy.resize_token_embeddings(rows + 300, mean_resizing=False)
+    with torch.no_grad():  # half of what it draws is no text
+        policy.get_input_embeddings().weight[rows:] = policy.get_input_embeddings().weight[:rows].mean(0)
+    padded = save_model(policy, renderer.tokenizer, tmp_path / "padded")
+    result, _ = run(models, tmp_path, [ASK] * 16, policy=padded)
+    assert len(result.snapshots) == 3

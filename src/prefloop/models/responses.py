@@ -273,7 +273,9 @@ def score_replies(
 ) -> list[float]:
     """Raw PM scores of sampled replies, read where the PM reads them; a reply that was cut off is closed.
 
-    Where PM and policy share a tokenizer the sampled ids are scored as they are, otherwise their text. A text that is
+    Where PM and policy share a tokenizer the sampled ids are scored as they are, otherwise their text. Ids beyond the
+    tokenizer's, of which a policy has some where its makers rounded its vocabulary up, spell nothing: a PM that has
+    fewer does not read them, as it would not read them in a text. A text that is
     too long in the PM's own tokens is read as far as its window goes (see `reading`), with a warning.
 
     Args:
@@ -284,10 +286,11 @@ def score_replies(
         ModelError: a score is not a finite number.
     """
     if same_tokens(preference_model.renderer, renderer):
-        end = renderer.end_id
+        end, known = renderer.end_id, preference_model.vocabulary
+        texts = [sample.ids[:-1] if sample.ids[-1:] == [end] else sample.ids for sample in samples]
         sequences = [
-            prompt.ids + preference_model.closed(sample.ids[:-1] if sample.ids[-1:] == [end] else sample.ids)
-            for prompt, sample in zip(prompts, samples, strict=True)
+            prompt.ids + preference_model.closed([token for token in text if token < known])
+            for prompt, text in zip(prompts, texts, strict=True)
         ]
         if (longest := max(map(len, sequences))) > preference_model.max_tokens:
             raise ModelError(
