@@ -93,7 +93,7 @@ def _read(
     Errors:
         DataError: a PM can read none.
     """
-    left, notes = dict.fromkeys(row.prompt for rows in replies.values() for row in rows), list[str]()
+    left, notes = {row.prompt for rows in replies.values() for row in rows}, list[str]()
     for name, judge in judges.items():
         unread = {
             row.prompt
@@ -101,7 +101,7 @@ def _read(
             for row in rows
             if row.prompt in left and not reads_reply(judge, prompts[row.prompt], row.reply)
         }
-        if unread == set(left):
+        if unread == left:
             raise DataError(
                 f"{name} reads {judge.max_tokens} tokens, and on each of the {len(left)} prompts of {folder} a reply "
                 "with the turn before it is longer; take one with a longer window."
@@ -111,7 +111,7 @@ def _read(
                 f"{len(unread)} of {len(left)} prompts are left out of all snapshots, because {name} reads "
                 f"{judge.max_tokens} tokens and some reply to them is longer with the turn before it."
             )
-        left = {prompt: None for prompt in left if prompt not in unread}
+        left -= unread
     return {at: [row for row in rows if row.prompt in left] for at, rows in replies.items()}, notes
 
 
