@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prefloop.errors import DataError, ModelError
 from prefloop.models.language import train_tokenizer
-from prefloop.render import END, OWN_CHAT_TEMPLATE, SPECIAL_TOKENS, Renderer
+from prefloop.render import END, OWN_CHAT_TEMPLATE, SPECIAL_TOKENS, Renderer, without_oldest
 from prefloop.schema import Message
 
 CHATML = """{%- for m in messages %}
@@ -206,6 +206,7 @@ def test_fit_drops_whole_turns_from_the_front(name: str) -> None:
     assert renderer.fit(context, whole - 1) == (renderer.context_ids([SYSTEM, USER, ANSWER, last]), 2)
     shortest = renderer.context_ids([SYSTEM, last])
     assert renderer.fit(context, len(shortest)) == (shortest, 4)
+    assert without_oldest(context, 4) == [SYSTEM, last]
     with pytest.raises(DataError, match=f"needs {len(shortest)} tokens and the model's window leaves"):
         renderer.fit(context, len(shortest) - 1)
 
@@ -221,6 +222,7 @@ def test_what_fits_is_the_end_of_the_context(name: str, context: list[Message], 
         return
     assert len(ids) <= room
     assert ids == renderer.context_ids(context[dropped:])
+    assert without_oldest(context, dropped) == context[dropped:]
     assert context[dropped].role == "user"
 
 

@@ -73,6 +73,12 @@ class _Template(NamedTuple):
     pieces: dict[Role, _Pieces]
 
 
+def without_oldest(messages: Sequence[Message], dropped_turns: int) -> list[Message]:
+    """What `Renderer.fit` keeps where it drops so many turns: system turns stay."""
+    places = [place for place, message in enumerate(messages) if message.role != "system"][:dropped_turns]
+    return [message for place, message in enumerate(messages) if place not in places]
+
+
 class Renderer:
     """Builds prompts for one tokenizer.
 

@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_counted() -> None:
     long = pairs()[0].model_copy(update={"chosen": "mend " * 80})
     found = logp_accuracy(model, model, renderer, [*pairs(), long], {}, 64)
     assert (found.pairs, found.dropped_long) == (10, 1)
-    with pytest.raises(DataError, match="None of the 1 held-out comparisons fits 64 tokens"):
+    with pytest.raises(DataError, match="None of the 1 held-out comparisons fits the 64 tokens"):
         logp_accuracy(model, model, renderer, [long], {}, 64)
 
 

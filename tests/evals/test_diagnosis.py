@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefloop.evals.diagnosis import Evidence, Judge, diagnose, measure_layout, measure_replies, write_diagnosis
+from prefloop.evals.diagnosis import (
+    Evidence,
+    Judge,
+    diagnose,
+    measure_layout,
+    measure_replies,
+    pair_accuracy,
+    write_diagnosis,
+)
 from prefloop.evals.diagnosis.replies import (
     best_of,
     commonest_share,
@@ -18,11 +26,11 @@ from prefloop.evals.diagnosis.replies import (
     repeated_share,
     within_prompt_correlation,
 )
-from prefloop.models.language import load_language_model
+from prefloop.models.language import load_language_model, new_llama, save_model, train_tokenizer
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import encode_prompts
 from prefloop.sandbox.tiny import CHAT_MODEL, tiny_model
-from prefloop.schema import Interval, Message
+from prefloop.schema import Interval, Message, PreferencePair
 
 
 def about(value: float, half: float = 0.05) -> Interval:
@@ -256,6 +264,66 @@ def test_replies_of_real_models_are_measured(tmp_path: Path) -> None:
     assert "is it the PM or the policy?" in text
     assert "Everything that was measured" in text
     assert json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["run"] == "run"
+
+
+@pytest.fixture(scope="module")
+def short_window(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model that reads 64 tokens."""
+    tokenizer = train_tokenizer(["mend the blue cup how does river sing"] * 50, 300)
+    model = new_llama(tokenizer, hidden=16, layers=1, heads=2, window_tokens=64, seed=0)
+    return save_model(model, tokenizer, tmp_path_factory.mktemp("short") / "model")
+
+
+def turns(*texts: str) -> tuple[Message, ...]:
+    return tuple(Message(role="assistant" if i % 2 else "user", text=text) for i, text in enumerate(texts))
+
+
+LONG = turns("the blue cup " * 9, "sing the river " * 9, "mend the cup", "how does it " * 9, "how does the river sing")
+
+
+def test_contexts_longer_than_the_window_are_answered_as_they_were_fitted(short_window: Path) -> None:
+    chat = load_language_model(short_window)
+    assert len(chat.renderer.context_ids(LONG)) > 64
+    judges = [Judge(name, PreferenceModel.from_language_model(short_window, i)) for i, name in enumerate(("PM", "h"))]
+    prompts = encode_prompts(chat.renderer, [LONG] * 3 + [turns("sing the cup")], 64 - 1 - 8).prompts
+    pairs = [
+        PreferencePair(context=turns(f"mend the cup {place}"), chosen="the blue cup", rejected="sing")
+        for place in range(60)
+    ]
+    long = PreferencePair(context=turns("mend"), chosen="the blue cup " * 40, rejected="sing")  # no turn can be dropped
+    fields = measure_replies(chat, chat, judges, prompts, 8, [long, *pairs])
+    evidence = Evidence(episodes=1, **fields)
+    assert evidence.rise is not None
+    assert evidence.start_quality is not None
+    assert evidence.far is not None
+    assert evidence.far[0].n == 16  # four of each prompt's replies
+    accuracy = pair_accuracy(judges[0].model, [long, *pairs])
+    assert accuracy is not None
+    assert accuracy.n == 60
+    assert accuracy == pair_accuracy(judges[0].model, pairs)
+    assert pair_accuracy(judges[0].model, [long]) is None
+
+
+def test_an_end_that_writes_other_tokens_answers_what_it_can_read(short_window: Path, tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["zzz"], 262)  # letter by letter
+    path = save_model(
+        new_llama(tokenizer, hidden=16, layers=1, heads=2, window_tokens=64, seed=1), tokenizer, tmp_path / "end"
+    )
+    start, end = load_language_model(short_window), load_language_model(path)
+    judges = [Judge(name, PreferenceModel.from_language_model(short_window, i)) for i, name in enumerate(("PM", "h"))]
+    too_long = turns("mend the blue cup how does the river sing the blue cup how does")  # 63 letters
+    prompts = encode_prompts(start.renderer, [too_long, LONG, turns("sing")], 64 - 1 - 8).prompts
+    assert len(prompts) == 3
+    fields = measure_replies(start, end, judges, prompts, 8, [])
+    assert fields["rise"].n == 2  # LONG without its oldest turns, and the short one
+
+
+def test_turns_that_do_not_fit_the_window_are_not_read(short_window: Path) -> None:
+    chat = load_language_model(short_window)
+    found = measure_layout(chat, [turns("sing", "the cup", "mend"), turns("how", "the river", "sing"), LONG])
+    assert found is not None
+    assert found.n == 2
+    assert measure_layout(chat, [LONG] * 3) is None
 
 
 def test_a_model_reads_its_own_template_best() -> None:

@@ -13,13 +13,17 @@ import torch
 
 from prefloop.cli import main
 from prefloop.errors import DataError
+from prefloop.loop import diagnosis
 from prefloop.loop.data import keep_pairs, kept_pairs
 from prefloop.loop.diagnosis import learned_accuracy
 from prefloop.loop.laboratory import Laboratory
+from prefloop.loop.optimisation import policy_run
 from prefloop.loop.round import create_workspace
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
 from prefloop.sandbox.tiny import CHAT_MODEL, PMP_MODEL, tiny_model
+from prefloop.schema import Message, PreferencePair
+from prefloop.train.gauges import evaluated_replies, evaluation_prompts
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.workspace import Workspace
 
@@ -83,6 +87,33 @@ def test_optimisation_of_a_run_by_name_with_one_pm_more(
     assert Path(result["report"]).is_file()
 
 
+def test_prompts_that_one_pm_more_cannot_read_are_left_out_of_all_snapshots(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    kept = PreferenceModel.load(tiny_model(PMP_MODEL))
+    run = policy_run(workspace, "small")
+    prompts = evaluation_prompts(run)
+    replies = evaluated_replies(run)
+    lengths = [
+        len(kept.encode([prompts[place][-1], Message(role="assistant", text=rows[place].reply)]).ids)
+        for place in range(len(prompts))
+        for rows in replies.values()
+    ]
+    short = PreferenceModel.load(tiny_model(PMP_MODEL), max_tokens=max(lengths) - 1).save(tmp_path / "short")
+    shorter = PreferenceModel.load(tiny_model(PMP_MODEL), max_tokens=5).save(tmp_path / "shorter")
+    where = ["--workspace", str(workspace.path), "--json", "--html", str(tmp_path / "page.html")]
+    code, out, err = command(capsys, "eval", "optimisation", "small", "--pm", str(short), *where)
+    assert code == 0, err
+    (facts,) = json.loads(out)["runs"].values()
+    notes = [note for note in facts["notes"] if "left out of all snapshots" in note]
+    assert [note.split()[:3] for note in notes] == [["1", "of", "12"]]
+    assert str(short) in notes[0]
+    assert facts["scorers"][str(short)]["rise_at_end"]["n"] == facts["scorers"]["train"]["rise_at_end"]["n"] == 11
+    code, _, err = command(capsys, "eval", "optimisation", "small", "--pm", str(shorter), *where)
+    assert code == 2
+    assert "reads 5 tokens, and on each of the 12 prompts" in err
+
+
 def test_diagnosis_of_a_run(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = command(capsys, "eval", "diagnosis", "small", "--workspace", str(workspace.path), "--json")
     assert code == 0, err
@@ -96,6 +127,22 @@ def test_diagnosis_of_a_run(workspace: Workspace, capsys: pytest.CaptureFixture[
     assert evidence["reread"]["n"] == 60
     assert evidence["parameters"]["policy"] > 1_000_000
     assert "judged" in evidence["unknown"]
+
+
+def test_kept_pairs_that_the_pm_could_not_read_are_counted(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_a_long_one(folder: Path) -> list[PreferencePair]:
+        known = kept_pairs(folder)
+        return [known[0].model_copy(update={"chosen": "please " * 600}), *known]
+
+    monkeypatch.setattr(diagnosis, "kept_pairs", with_a_long_one)
+    code, out, err = command(capsys, "eval", "diagnosis", "small", "--workspace", str(workspace.path), "--json")
+    assert code == 0, err
+    page = Path(json.loads(out)["report"])
+    evidence = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["evidence"]
+    assert evidence["reread"]["n"] == 60
+    assert evidence["unknown"]["pairs too long"].startswith("1 of 61 pairs kept by the PM's run do not fit its window")
 
 
 def test_a_run_that_is_not_there_is_named(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

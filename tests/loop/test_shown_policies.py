@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.errors import ConfigError, ModelError
-from prefloop.loop.data import split, stored_pairs
+from prefloop.errors import ConfigError, DataError, ModelError
+from prefloop.loop.data import prompts_of, split, stored_pairs
 from prefloop.loop.held_out import held_out
 from prefloop.loop.policy_evaluation import best_of, compare_policies
 from prefloop.loop.round import create_workspace
@@ -146,6 +146,34 @@ def test_a_broken_pm_and_none_at_all_are_named(workspace: Workspace, store: Stor
         best_of(workspace, store, "base", "broken", [], [], is_sandbox=True, **values)
     with pytest.raises(ConfigError, match=r"name a preference model with --pm, .* --sandbox"):
         compared(workspace, store, "base")
+
+
+def test_a_pm_that_reads_less_than_the_policy(workspace: Workspace, store: Store) -> None:
+    contexts = prompts_of(split(stored_pairs(store), HELD_OUT_SHARE).held_out)
+    renderer = PreferenceModel.load(tiny_model(PMP_MODEL)).renderer
+    lengths = [len(renderer.context_ids(context[-1:])) for context in contexts]
+    # a reply has 40 tokens and its end
+    for name, tokens in (("short", max(lengths) + 40), ("shorter", min(lengths) + 40)):
+        pm = PreferenceModel.load(tiny_model(PMP_MODEL), max_tokens=tokens)
+        register(workspace, store, name, pm.save(workspace.path / name), kind="preference_model")
+    all_of_them: dict[str, Any] = {"prompts": len(contexts), "max_response_tokens": 40, "seed": 1}
+    left_out = lengths.count(max(lengths))
+    found = compared(workspace, store, "base", "tenth", "short", **all_of_them)
+    [note] = found.notes
+    assert note.startswith(f"{left_out} of {len(contexts)} prompts are left out, because short reads")
+    assert 0 < found.evaluation.prompts == len(contexts) - left_out
+    assert set(found.evaluation.win_rates) == {"tenth", "short"}
+    assert sum(part.prompts for part in found.evaluation.modes.values()) == found.evaluation.prompts
+
+    values = {"samples": 4, "beside": 1, "is_sandbox": False, **all_of_them}
+    picked = best_of(workspace, store, "base", "short", [], [], **values)
+    assert picked.evaluation.prompts == found.evaluation.prompts
+    assert picked.notes == (note,)
+    with pytest.raises(DataError, match=r"shorter reads \d+ tokens, too few for the last turn of any of the"):
+        compared(workspace, store, "base", "shorter", **all_of_them)
+    add(workspace, store, "best2", "base", best_of_k=2, picker="short")
+    shown = compared(workspace, store, "best2", "tenth", **all_of_them)
+    assert shown.notes == (note,)  # the PM that picks has to read them too
 
 
 def test_gold_watches_a_run_of_the_workspace(workspace: Workspace) -> None:

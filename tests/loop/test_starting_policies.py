@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prefloop.errors import ConfigError, DataError
+from prefloop.loop import distillation
 from prefloop.loop.data import split, stored_pairs
 from prefloop.loop.distillation import run_distillation
 from prefloop.loop.policy_evaluation import best_of, compare_policies, prompts_of_pairs, sandbox_prompts
@@ -19,7 +21,7 @@ from prefloop.sandbox import draw_prompts, world
 from prefloop.sandbox.tiny import EXAMPLE_PROMPT, PMP_MODEL, tiny_model
 from prefloop.store import Store
 from prefloop.store.formats import import_file
-from prefloop.train.distill import DistillRun
+from prefloop.train.distill import DistillResult, DistillRun
 from prefloop.train.prompts import PromptsRun
 from prefloop.workspace import Workspace
 
@@ -127,3 +129,31 @@ def test_distillation_in_the_sandbox(workspace: Workspace, store: Store) -> None
     with pytest.raises(DataError, match="4 texts leave none"):
         run_distillation(workspace, run.model_copy(update={"name": "other", "sandbox_dialogues": 4}))
     assert not list(workspace.runs.glob("distill-other-*"))
+
+
+def test_what_cannot_be_looked_at_is_said_before_the_training(
+    workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"role": "user", "text": "please " * 143}, {"role": "assistant", "text": "Certainly."}]
+    prompt = tmp_path / "prompt.json"
+    prompt.write_text(json.dumps(rows), encoding="utf-8")  # 440 of the window's 512 tokens, a reply has 80
+    run = DistillRun(
+        name="crowded",
+        teacher=Path("base"),
+        prompt=prompt,
+        sandbox_dialogues=12,
+        held_out_texts=4,
+        texts_per_step=4,
+        device="cpu",
+    )
+    trained = distillation.train_distillation
+
+    def told_before(*arguments: Any, **more: Any) -> DistillResult:
+        assert "cannot be set side by side" in caplog.text
+        return trained(*arguments, **more)
+
+    monkeypatch.setattr(distillation, "train_distillation", told_before)
+    result = run_distillation(workspace, run)
+    assert result["replies"] is None
+    assert "which leaves no room for a question" in result["replies_note"]
+    assert result["kl_a_token_after"] is not None

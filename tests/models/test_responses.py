@@ -18,6 +18,7 @@ from prefloop.models.responses import (
     encode_prompts,
     pack_responses,
     padded,
+    readable_prompts,
     response_logps,
     same_tokens,
     score_replies,
@@ -164,6 +165,20 @@ def test_ids_and_text_score_the_same(renderer: Renderer) -> None:
     assert scores == pytest.approx([expected, expected], abs=1e-6)  # a cut reply is closed with the end token
 
 
+def test_ids_that_spell_nothing_are_not_read(renderer: Renderer) -> None:
+    rows = len(renderer.tokenizer)
+    judge = PreferenceModel(llama(rows, labels=1), renderer)
+    context = (Message(role="user", text="how does the river sing"),)
+    prompt = Prompt(context, renderer.context_ids(context))
+    plain = renderer.reply_ids("mend the cup")
+    padded_vocabulary = [plain[0], rows, *plain[1:-1], rows + 11, plain[-1]]  # what a policy of more rows may draw
+    assert renderer.decode(padded_vocabulary) == "mend the cup"
+    one, other = score_replies(
+        judge, renderer, [prompt] * 2, [Sample(ids, [0.0] * len(ids), "stop") for ids in (plain, padded_vocabulary)]
+    )
+    assert one == other
+
+
 def test_a_pm_with_another_tokenizer_reads_the_text(renderer: Renderer) -> None:
     other = Renderer(train_tokenizer([text.upper() for text in TEXTS], 300))
     assert same_tokens(renderer, renderer)
@@ -198,3 +213,41 @@ def test_a_reply_beyond_the_pm_s_window_is_named(renderer: Renderer) -> None:
         score_replies(
             judge, renderer, [Prompt(context, renderer.context_ids(context))], [Sample(ids, [0.0] * 12, "length")]
         )
+
+
+def spelling_judge(window: int) -> PreferenceModel:
+    """A PM that reads letter by letter."""
+    tokenizer = train_tokenizer(["zzz"], 262)
+    return PreferenceModel(llama(len(tokenizer), labels=1, window=window), Renderer(tokenizer))
+
+
+def test_prompts_that_a_pm_of_other_tokens_cannot_read(renderer: Renderer, caplog: pytest.LogCaptureFixture) -> None:
+    judge = spelling_judge(64)
+    short, long = Message(role="user", text="mend the cup"), Message(role="user", text="mend the blue cup " * 3)
+    answer = Message(role="assistant", text="how does the river sing" * 4)
+    # Letters: 12 and 54. A context has 3 ids more, a reply its end. 12 + 54 letters are the policy's words, four times
+    # as many or so, so that a reply of 6 tokens is about 30 letters: the long turn has no room for it in 64.
+    found = readable_prompts(renderer, [[long], [short], [long, answer, short]], 50, {"The PM": judge}, 6)
+    assert [prompt.messages for prompt in found.prompts] == [(short,), (long, answer, short)]
+    assert found.unread == {"The PM": 1}
+    assert "1 of 3 prompts were left out: The PM cannot read" in caplog.text
+    with pytest.raises(DataError, match=r"The PM reads 64 tokens, too few for the last turn of any of the 1 prompts"):
+        readable_prompts(renderer, [[long]], 50, {"The PM": judge}, 6)
+    alike = PreferenceModel(llama(len(renderer.tokenizer), labels=1, window=16), renderer)
+    assert readable_prompts(renderer, [[long]], 50, {"alike": alike}, 6).unread == {}  # it is the room's matter
+
+
+def test_a_reply_that_grows_in_the_pm_s_tokens_is_read_as_far_as_its_window(
+    renderer: Renderer, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge = spelling_judge(64)
+    old, context = Message(role="user", text="kind " * 20), Message(role="user", text="mend the cup")
+    answer = Message(role="assistant", text="ask")
+    ids = renderer.reply_ids("ask the kind tree for bread " * 4)
+    prompt = Prompt((old, answer, context), renderer.context_ids([old, answer, context]))
+    (score,) = score_replies(judge, renderer, [prompt], [Sample(ids, [0.0] * len(ids), "stop")], "The spelling PM")
+    # the window's 64: user, 12 letters, end, assistant; 48 letters of the reply; end
+    read = Message(role="assistant", text=("ask the kind tree for bread " * 4)[:48])
+    assert len(judge.encode([context, read]).ids) == 64
+    assert score == judge.score([[context, read]])[0]
+    assert "The spelling PM reads 64 tokens, and some replies are longer" in caplog.text

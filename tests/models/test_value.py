@@ -72,3 +72,10 @@ def test_from_a_policy_it_starts_at_zero_on_a_copy() -> None:
     with torch.no_grad():
         next(iter(value.trunk.parameters())).add_(1)
     assert not torch.equal(next(iter(value.trunk.parameters())), next(iter(policy.base_model.parameters())))
+
+
+def test_ids_beyond_the_pm_s_are_read_as_padding(judge: PreferenceModel) -> None:
+    value = ValueModel.from_preference_model(judge)
+    beyond = value(pack_responses(PROMPTS, [[10, 300, 12], [13], [14, 311, 16]], row_tokens=32))
+    padding = value(pack_responses(PROMPTS, [[10, 0, 12], [13], [14, 0, 16]], row_tokens=32))
+    assert torch.equal(beyond, padding)

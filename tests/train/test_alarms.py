@@ -153,3 +153,11 @@ def test_what_is_wrong_before_the_first_batch_is_named_once() -> None:
     assert "3 of 100 prompts" in begun[0].reason
     assert "within 64 tokens" in begun[1].reason
     assert len(silent.state()["reasons"]) == 2
+
+
+def test_a_pm_that_cannot_read_prompts_is_named() -> None:
+    (alarm,) = alarms().check_start(3, 100, 50, 64, {"The held-out PM": 3})
+    assert "3 of 100 prompts were left out, because the held-out PM cannot read 3 of them" in alarm.reason
+    assert "window leaves" not in alarm.reason
+    (alarm,) = alarms().check_start(5, 100, 50, 64, {"The held-out PM": 3})
+    assert "and the last turn of the others alone is longer than the 50 tokens" in alarm.reason

@@ -11,8 +11,8 @@ import pytest
 import torch
 from test_train_policy import models, quiet, settings
 
-from prefloop.errors import ModelError
-from prefloop.models.language import load_language_model, new_llama, save_model, scale_logits
+from prefloop.errors import DataError, ModelError
+from prefloop.models.language import load_language_model, new_llama, save_model, scale_logits, train_tokenizer
 from prefloop.models.preference import PreferenceModel
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, SamplingSettings
@@ -144,3 +144,38 @@ def test_a_policy_that_never_ends_its_replies(models: Path, tmp_path: Path) -> N
     result, names = run(models, tmp_path, [ASK] * 16, max_response_tokens=2, seed=1)  # 16 tokens, 1 in 300 ends one
     assert names == ["no_end_token"]
     assert "wrote its end token within 2 tokens" in result.alarms[0]
+
+
+def test_one_held_out_prompt_has_no_spread(models: Path, tmp_path: Path) -> None:
+    def train(normalise: str) -> PolicyResult:
+        wanted = settings(models, episodes=16, snapshots=1, normalise=normalise)
+        folder = RunFolder.create(tmp_path, "policy", wanted)
+        return train_policy(wanted, [ASK] * 16, folder, [ASK], progress=quiet)
+
+    with pytest.raises(DataError, match=r"held-out prompts, of which there are 1 and at least 2 are needed"):
+        train("reference")
+    assert train("none").best.score_train.n == 1
+
+
+@pytest.mark.parametrize("part", ["preference_model", "held_out_preference_model"])
+def test_a_pm_whose_tokens_are_letters(models: Path, endings: Path, tmp_path: Path, part: str) -> None:
+    tokenizer = train_tokenizer(["zzz"], 262)
+    trunk = new_llama(tokenizer, hidden=32, layers=1, heads=4, window_tokens=64, seed=3)
+    path = save_model(trunk, tokenizer, tmp_path / "letters")
+    judge = PreferenceModel.from_language_model(path, 4).save(tmp_path / "pm")
+    long = (Message(role="user", text="mend the blue cup how does the river sing for bread"),)
+    result, names = run(models, tmp_path, [*[ASK] * 16, long], policy=endings, **{part: judge})
+    assert names == ["prompts_too_long"]
+    assert "1 of 17 prompts were left out" in result.alarms[0]
+    assert f"({part}) cannot read 1 of them" in result.alarms[0]
+
+
+def test_a_policy_with_more_ids_than_the_pms(models: Path, endings: Path, tmp_path: Path) -> None:
+    policy, renderer = load_language_model(endings)
+    rows = len(renderer.tokenizer)
+    policy.resize_token_embeddings(rows + 300, mean_resizing=False)
+    with torch.no_grad():  # half of what it draws is no text
+        policy.get_input_embeddings().weight[rows:] = policy.get_input_embeddings().weight[:rows].mean(0)
+    padded = save_model(policy, renderer.tokenizer, tmp_path / "padded")
+    result, _ = run(models, tmp_path, [ASK] * 16, policy=padded)
+    assert len(result.snapshots) == 3

@@ -6,7 +6,7 @@ log-probability a token. A preference model's accuracy on the same comparisons i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ def logp_accuracy(
     pairs: Sequence[PreferencePair],
     scorers: Mapping[str, Scorer],
     room_tokens: int,
+    is_read: Callable[[PreferencePair], bool] = lambda pair: True,
 ) -> LogpAccuracy:
     """Share of comparisons whose chosen reply has the higher mean log-probability a token; ties count half.
 
@@ -47,6 +48,7 @@ def logp_accuracy(
         policy, base: causal LMs of one tokenizer, the renderer's.
         scorers: preference models; their accuracies are the ceilings.
         room_tokens: longest context with its reply; longer comparisons are left out and counted.
+        is_read: whether the scorers can read a whole comparison; others are left out and counted too.
 
     Errors:
         DataError: no comparisons, or none that fits.
@@ -55,14 +57,14 @@ def logp_accuracy(
     for pair in pairs:
         context = renderer.context_ids(pair.context)
         sides = [renderer.reply_ids(text) for text in (pair.chosen, pair.rejected)]
-        if len(context) + max(map(len, sides)) <= room_tokens:
+        if len(context) + max(map(len, sides)) <= room_tokens and is_read(pair):
             kept.append(pair)
             contexts += [context, context]
             replies += sides
     if not kept:
         raise DataError(
-            f"None of the {len(pairs)} held-out comparisons fits {room_tokens} tokens; take a model with a longer "
-            "window."
+            f"None of the {len(pairs)} held-out comparisons fits the {room_tokens} tokens that the policies read and "
+            "what the preference models read; take models with longer windows."
         )
     labels = [pair.conversation_id for pair in kept]
     groups = {ALL: list(range(len(kept)))}

@@ -11,14 +11,19 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from prefloop.errors import DataError
 from prefloop.evals.replies import KnownPreference
 from prefloop.models.language import LanguageModel, window_tokens
 from prefloop.models.responses import encode_prompts, kl_to_reference
 from prefloop.models.sampling import TorchSampler
+from prefloop.render import Renderer, without_oldest
 from prefloop.schema import Interval, Message, Noun, SamplingSettings
 from prefloop.stats import clustered_mean, clustered_share
 
-__all__ = ["Behaviour", "DistillEvaluation", "evaluate_distillation"]
+__all__ = ["MAX_RESPONSE_TOKENS", "Behaviour", "DistillEvaluation", "behind_prompt", "evaluate_distillation"]
+
+MAX_RESPONSE_TOKENS = 80
+"""Of a reply that is looked at."""
 
 
 class Behaviour(Noun):
@@ -34,12 +39,36 @@ class DistillEvaluation(Noun):
     """The three beside each other, on the same prompts."""
 
     prompts: int
+    left_out: int = Field(0, description="contexts whose last turn does not fit behind the example prompt")
     teacher: Behaviour
     prompted: Behaviour
     student: Behaviour
     gold_differences: dict[str, Interval] = Field(
         description="prompted less teacher, student less prompted, prompt by prompt; empty without a known preference"
     )
+
+
+def behind_prompt(
+    renderer: Renderer,
+    prompt: Sequence[Message],
+    contexts: Sequence[Sequence[Message]],
+    window_tokens: int,
+    max_response_tokens: int = MAX_RESPONSE_TOKENS,
+) -> list[tuple[Message, ...]]:
+    """The contexts that fit behind the example prompt and before a reply, less the oldest turns of longer ones.
+
+    Errors:
+        DataError: prompt and reply leave no room for a context, there is none, or none fits.
+    """
+    prompt_tokens = len(renderer.conversation(prompt).ids)
+    room = window_tokens - max_response_tokens - prompt_tokens
+    if room < 1:
+        raise DataError(
+            f"The example prompt has {prompt_tokens} tokens and a reply {max_response_tokens}, which leaves no room "
+            f"for a question in the window of {window_tokens}; shorten the prompt or take models with a longer window."
+        )
+    kept = encode_prompts(renderer, contexts, room).prompts
+    return [tuple(without_oldest(item.messages, renderer.fit(item.messages, room).dropped_turns)) for item in kept]
 
 
 def evaluate_distillation(
@@ -52,14 +81,19 @@ def evaluate_distillation(
     settings: SamplingSettings | None = None,
     seed: int = 0,
 ) -> DistillEvaluation:
-    """One reply of each to every context that fits behind the example prompt. Contexts are taken to be independent."""
-    settings = settings or SamplingSettings(max_response_tokens=80)
+    """One reply of each to every context that fits behind the example prompt. Contexts are taken to be independent.
+
+    All three read the same turns: those that `behind_prompt` keeps.
+
+    Errors:
+        DataError: as `behind_prompt`.
+    """
+    settings = settings or SamplingSettings(max_response_tokens=MAX_RESPONSE_TOKENS)
     renderer = teacher.renderer
-    room = min(window_tokens(teacher.model), window_tokens(student.model)) - settings.max_response_tokens
-    room -= len(renderer.conversation(prompt).ids)
-    encoded, _ = encode_prompts(renderer, contexts, room)
-    plain = [item.ids for item in encoded]
-    prompted = [renderer.context_ids([*prompt, *item.messages]) for item in encoded]
+    window = min(window_tokens(teacher.model), window_tokens(student.model))
+    asked = behind_prompt(renderer, prompt, contexts, window, settings.max_response_tokens)
+    plain = [renderer.context_ids(context) for context in asked]
+    prompted = [renderer.context_ids([*prompt, *context]) for context in asked]
     behaviours: dict[str, Behaviour] = {}
     golds: dict[str, list[float]] = {}
     for name, model, ids in (
@@ -69,8 +103,8 @@ def evaluate_distillation(
     ):
         drawn = [replies[0] for replies in TorchSampler(model.model, renderer, name).sample(ids, 1, settings, seed)]
         if gold is not None:
-            pairs = zip(encoded, drawn, strict=True)
-            golds[name] = [gold(item.messages, renderer.decode(sample.ids)) for item, sample in pairs]
+            pairs = zip(asked, drawn, strict=True)
+            golds[name] = [gold(context, renderer.decode(sample.ids)) for context, sample in pairs]
         behaviours[name] = Behaviour(
             kl=clustered_mean(kl_to_reference(teacher.model, prompted, drawn)),
             gold=clustered_mean(golds[name]) if name in golds else None,
@@ -82,4 +116,5 @@ def evaluate_distillation(
         for one, other in (("prompted", "teacher"), ("student", "prompted"))
         if golds
     }
-    return DistillEvaluation(prompts=len(encoded), gold_differences=differences, **behaviours)
+    left_out = len(contexts) - len(asked)
+    return DistillEvaluation(prompts=len(asked), left_out=left_out, gold_differences=differences, **behaviours)

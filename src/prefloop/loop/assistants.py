@@ -17,6 +17,7 @@ from prefloop.loop.snapshots import model_path
 from prefloop.models.devices import device_named
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
+from prefloop.models.reading import ReplyReader
 from prefloop.models.snapshot_sampling import SnapshotSampler
 from prefloop.render import Renderer
 from prefloop.sandbox.tiny import SHIPPED, tiny_model
@@ -55,7 +56,8 @@ class Assistant:
 
     def sampler(self, contexts: Sequence[Sequence[Message]], room_tokens: int) -> SnapshotSampler:
         """A `Sampler` of what it shows in answer to these contexts, which are asked in at most `room_tokens` each."""
-        return SnapshotSampler(self.model, self.renderer, self.snapshot, contexts, room_tokens, self.picker)
+        picker = None if self.picker is None else ReplyReader(self.picker)
+        return SnapshotSampler(self.model, self.renderer, self.snapshot, contexts, room_tokens, picker)
 
 
 def load_assistant(workspace: Workspace, store: Store, name: str, device: str = "auto") -> Assistant:

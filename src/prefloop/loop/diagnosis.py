@@ -29,7 +29,7 @@ from prefloop.loop.optimisation import policy_run
 from prefloop.models.devices import device_named
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.preference import PreferenceModel
-from prefloop.models.responses import encode_prompts
+from prefloop.models.responses import readable_prompts, same_tokens
 from prefloop.runs import RunFolder, read_json
 from prefloop.sandbox import Gold, world
 from prefloop.schema import HELD_OUT_SHARE, Interval
@@ -99,9 +99,16 @@ def diagnose_run(
     start, end = (load_language_model(path).to(place) for path in (run.policy, end_path))
     paths = {"PM": run.preference_model, HELD_OUT: run.held_out_preference_model} | run.watching_preference_models
     judges = [Judge(name, PreferenceModel.load(path).to(place)) for name, path in paths.items()]
-    rooms = [window_tokens(start.model) - 1, *(judge.model.room_tokens for judge in judges)]
-    room = min(rooms) - run.max_response_tokens
-    encoded = encode_prompts(start.renderer, evenly(prompts, _PROMPTS), room).prompts
+    alike = [judge.model for judge in judges if same_tokens(judge.model.renderer, start.renderer)]
+    room = min([window_tokens(start.model) - 1, *(model.room_tokens for model in alike)]) - run.max_response_tokens
+    named = {judge.name: judge.model for judge in judges}
+    asked = evenly(prompts, _PROMPTS)
+    encoded, unread = readable_prompts(start.renderer, asked, room, named, run.max_response_tokens)
+    if len(encoded) < len(asked):
+        whose = "".join(f", {count} of them of {name} alone" for name, count in unread.items())
+        unknown["prompts too long"] = (
+            f"{len(asked) - len(encoded)} of {len(asked)} evaluation prompts do not fit a window beside a reply{whose}."
+        )
     pm_folder = training_folder(run.preference_model, workspace, store)
     pairs = [] if pm_folder is None else kept_pairs(pm_folder)
     measured = _logged(rows, len(evaluation_prompts(folder))) | measure_replies(
@@ -112,6 +119,13 @@ def diagnose_run(
         unknown["learned"] = "the run that trained the PM is not here, so its training cannot be looked at."
     if not pairs:
         unknown["far, reread"] = "what the PM was trained on is not here (its run keeps some pairs since this version)."
+    reread = pair_accuracy(judges[0].model, pairs[:MOST_PAIRS])
+    read = 0 if reread is None else reread.n
+    if read < len(pairs[:MOST_PAIRS]):
+        unknown["pairs too long"] = (
+            f"{len(pairs[:MOST_PAIRS]) - read} of {len(pairs[:MOST_PAIRS])} pairs kept by the PM's run do not fit its "
+            f"window of {judges[0].model.max_tokens} tokens, so it did not learn from them either."
+        )
     judged = None if store is None else _judged(workspace, store, run, folder, judges[0].model)
     if judged is None:
         unknown["judged"] = (
@@ -119,14 +133,16 @@ def diagnose_run(
         )
     layouts = {"policy": measure_layout(start, prompts)}
     if layouts["policy"] is None:
-        unknown["other_layout"] = "no evaluation prompt holds an earlier assistant turn to read in two ways."
+        unknown["other_layout"] = (
+            "the evaluation prompts hold no two earlier assistant turns that fit the window in both ways."
+        )
     if len(judges) == 2:
         unknown["held_out_agreement"] = "one PM watched; more can be named in watching_preference_models."
     evidence = Evidence(
         episodes=episodes,
         **measured,
         learned=learned,
-        reread=pair_accuracy(judges[0].model, pairs[:MOST_PAIRS]),
+        reread=reread,
         judged=judged,
         parameters={"policy": _size(start.model)} | {judge.name: _size(judge.model.model) for judge in judges},
         layers={"policy": _layers(start.model)} | {judge.name: _layers(judge.model.model) for judge in judges},

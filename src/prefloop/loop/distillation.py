@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from prefloop.errors import DataError
-from prefloop.evals import DistillEvaluation, evaluate_distillation
+from prefloop.evals import evaluate_distillation
+from prefloop.evals.distill import behind_prompt
 from prefloop.loop.assistants import resolve_model
 from prefloop.loop.data import conversations_of, split, stored_pairs
 from prefloop.loop.example_prompt import example_prompt
-from prefloop.loop.policy_evaluation import prompts_of_pairs, sandbox_prompts
+from prefloop.loop.policy_evaluation import EvaluationPrompts, prompts_of_pairs, sandbox_prompts
 from prefloop.loop.runs import nothing_half_done, require_free_name
 from prefloop.loop.snapshots import register
-from prefloop.models.language import load_language_model
+from prefloop.models.language import load_config, load_language_model, load_tokenizer
+from prefloop.render import Renderer
 from prefloop.runs import RunFolder, write_json
 from prefloop.sandbox import dialogues, world
 from prefloop.schema import HELD_OUT_SHARE, Message
@@ -24,6 +26,8 @@ from prefloop.store.formats import read_ranked
 from prefloop.train.distill import DistillRun, train_distillation
 from prefloop.train.memory import one_sentence_where_memory_ends
 from prefloop.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 _PROMPTS = 200
 
@@ -35,6 +39,7 @@ def run_distillation(workspace: Workspace, run: DistillRun, *, resume: bool = Fa
         require_free_name(store, run.name, resume)
         run = _resolved(workspace, store, run)
         texts = _texts(store, run)
+        asked, note = _asked(store, run, prompt)
         folder = RunFolder.create(workspace.runs, "distill", run, name=run.name, resume=resume, texts=len(texts))
         ways = (
             f"lower texts_per_step (now {run.texts_per_step})",
@@ -43,7 +48,16 @@ def run_distillation(workspace: Workspace, run: DistillRun, *, resume: bool = Fa
         with nothing_half_done(folder), one_sentence_where_memory_ends(ways, folder.checkpoints):
             trained = train_distillation(run, prompt, texts, folder, resume=resume)
         snapshot = register(workspace, store, run.name, trained.path, run_id=folder.path.name)
-        behaviour = _behaviour(store, run, prompt, trained.path)
+        behaviour = None
+        if asked is not None:
+            behaviour = evaluate_distillation(
+                load_language_model(run.teacher),
+                load_language_model(trained.path),
+                prompt,
+                asked.contexts,
+                gold=asked.gold,
+                seed=run.seed,
+            )
     result = {
         "run": str(folder.path),
         "snapshot": snapshot.name,
@@ -52,6 +66,7 @@ def run_distillation(workspace: Workspace, run: DistillRun, *, resume: bool = Fa
         "kl_a_token_before": None if trained.kl_before is None else trained.kl_before.model_dump(mode="json"),
         "kl_a_token_after": None if trained.kl_after is None else trained.kl_after.model_dump(mode="json"),
         "replies": None if behaviour is None else behaviour.model_dump(mode="json"),
+        "replies_note": note,
         "targets": str(trained.targets),
         "report": str(trained.report),
     }
@@ -96,19 +111,23 @@ def _texts(store: Store, run: DistillRun) -> list[Sequence[Message]]:
     return texts
 
 
-def _behaviour(store: Store, run: DistillRun, prompt: Sequence[Message], student: Path) -> DistillEvaluation | None:
-    """On held-out prompts; None where there are none."""
+def _asked(store: Store, run: DistillRun, prompt: Sequence[Message]) -> tuple[EvaluationPrompts | None, str]:
+    """Held-out prompts that fit behind the example prompt, and what is not looked at afterwards, and why.
+
+    Found before the training, which may take long; a warning says it then already.
+    """
     is_sandbox = run.sandbox_dialogues > 0
-    pairs = () if is_sandbox else stored_pairs(store)
-    if not is_sandbox and not pairs:
-        return None
-    unseen = split(pairs, HELD_OUT_SHARE).held_out
-    found = sandbox_prompts(store, _PROMPTS, run.seed) if is_sandbox else prompts_of_pairs(unseen, _PROMPTS)
-    return evaluate_distillation(
-        load_language_model(run.teacher),
-        load_language_model(student),
-        prompt,
-        found.contexts,
-        gold=found.gold,
-        seed=run.seed,
-    )
+    teacher, student = run.teacher, run.student or run.teacher
+    try:
+        unseen = () if is_sandbox else split(stored_pairs(store), HELD_OUT_SHARE).held_out
+        found = sandbox_prompts(store, _PROMPTS, run.seed) if is_sandbox else prompts_of_pairs(unseen, _PROMPTS)
+        window = min(int(load_config(path).max_position_embeddings) for path in (teacher, student))
+        kept = behind_prompt(Renderer(load_tokenizer(teacher)), prompt, found.contexts, window)
+    except DataError as error:
+        note = f"The replies of teacher and student cannot be set side by side: {error}"
+        _log.warning("%s", note)
+        return None, note
+    note = ""
+    if left_out := len(found.contexts) - len(kept):
+        note = f"{left_out} of {len(found.contexts)} held-out prompts do not fit behind the example prompt."
+    return found, note

@@ -9,6 +9,8 @@ from typing import Any
 from prefloop.errors import DataError, NotFoundError
 from prefloop.evals.replies import scores_of
 from prefloop.loop.runs import load_preference_model
+from prefloop.models.preference import PreferenceModel
+from prefloop.models.reading import reads_reply
 from prefloop.models.responses import Prompt
 from prefloop.sandbox import Gold, world
 from prefloop.schema import Message, Scorer
@@ -38,7 +40,8 @@ def measure_optimisation(
     Errors:
         ConfigError: `gold` for prompts that are not of the tiny world.
         NotFoundError: no such run.
-        DataError: a run without snapshots, one that kept no replies for further PMs, or a damaged file.
+        DataError: a run without snapshots, one that kept no replies for further PMs, a PM that can read none, or a
+            damaged file.
     """
     folders = [policy_run(workspace, run) for run in runs]
     judges = {name: load_preference_model(workspace, store, name, device) for name in preference_models}
@@ -65,7 +68,7 @@ def policy_run(workspace: Workspace, run: str) -> Path:
     raise NotFoundError(f"{count[0].upper()}{count[1:]} called {run!r} in {workspace.runs} (there are: {known}).")
 
 
-def _measured(folder: Path, judges: Mapping[str, Scorer], gold: Gold | None) -> Optimisation:
+def _measured(folder: Path, judges: Mapping[str, PreferenceModel], gold: Gold | None) -> Optimisation:
     if not judges and gold is None:
         return read_optimisation(folder)
     replies, prompts = evaluated_replies(folder), evaluation_prompts(folder)
@@ -75,9 +78,44 @@ def _measured(folder: Path, judges: Mapping[str, Scorer], gold: Gold | None) -> 
         )
     if gold is not None:
         gold.require_known(prompts)
-    return optimisation(
+    replies, notes = _read(folder, replies, prompts, judges)
+    found = optimisation(
         folder.name, {episodes: _scored(rows, prompts, judges, gold) for episodes, rows in replies.items()}
     )
+    return found.model_copy(update={"notes": (*found.notes, *notes)})
+
+
+def _read(
+    folder: Path,
+    replies: Mapping[int, Sequence[EvaluatedReply]],
+    prompts: Sequence[Sequence[Message]],
+    judges: Mapping[str, PreferenceModel],
+) -> tuple[dict[int, list[EvaluatedReply]], list[str]]:
+    """The replies to prompts on which the PMs can read the reply of every snapshot, and a note for each that cannot.
+
+    Errors:
+        DataError: a PM can read none.
+    """
+    left, notes = {row.prompt for rows in replies.values() for row in rows}, list[str]()
+    for name, judge in judges.items():
+        unread = {
+            row.prompt
+            for rows in replies.values()
+            for row in rows
+            if row.prompt in left and not reads_reply(judge, prompts[row.prompt], row.reply)
+        }
+        if unread == left:
+            raise DataError(
+                f"{name} reads {judge.max_tokens} tokens, and on each of the {len(left)} prompts of {folder} a reply "
+                "with the turn before it is longer; take one with a longer window."
+            )
+        if unread:
+            notes.append(
+                f"{len(unread)} of {len(left)} prompts are left out of all snapshots, because {name} reads "
+                f"{judge.max_tokens} tokens and some reply to them is longer with the turn before it."
+            )
+        left -= unread
+    return {at: [row for row in rows if row.prompt in left] for at, rows in replies.items()}, notes
 
 
 def _scored(

@@ -26,6 +26,7 @@ from prefloop.loop.held_out import HeldOut, held_out
 from prefloop.models.devices import device_named
 from prefloop.models.language import window_tokens
 from prefloop.models.preference import PreferenceModel
+from prefloop.models.reading import ReplyReader, reads_whole, unread_prompts
 from prefloop.models.responses import same_tokens
 from prefloop.models.sampling import TorchSampler
 from prefloop.sandbox import Gold, Population, draw_prompts, is_harmful, world
@@ -63,6 +64,15 @@ class EvaluationPrompts(NamedTuple):
     modes: list[Mode]
     clusters: list[str]
     gold: KnownPreference | None
+
+    def at(self, places: Sequence[int]) -> EvaluationPrompts:
+        """Those at some places."""
+        return EvaluationPrompts(
+            [self.contexts[place] for place in places],
+            [self.modes[place] for place in places],
+            [self.clusters[place] for place in places],
+            self.gold,
+        )
 
 
 def sandbox_prompts(store: Store, count: int, seed: int) -> EvaluationPrompts:
@@ -121,10 +131,12 @@ def compare_policies(
     if not same_tokens(policy.renderer, start.renderer):
         raise DataError(f"{model!r} and {base!r} have different tokenizers; name the base that the policy came from.")
     paths = {name: resolve_model(workspace, store, Path(name)) for name in preference_models}
-    scorers = {name: PreferenceModel.load(path).to(device_named(device)) for name, path in paths.items()}
+    judges = {name: PreferenceModel.load(path).to(device_named(device)) for name, path in paths.items()}
+    scorers = {name: ReplyReader(judge) for name, judge in judges.items()}
     unseen = _unseen(workspace, store, paths, is_sandbox)
     found = sandbox_prompts(store, prompts, seed) if is_sandbox else prompts_of_pairs(unseen.pairs, prompts)
     settings = _settings([policy, start], max_response_tokens)
+    found, notes = _readable(found, [policy, start], judges, settings)
     room = min(one.room_tokens(settings.max_response_tokens) for one in (policy, start))
     evaluation = evaluate_policy(
         policy.sampler(found.contexts, room),
@@ -153,19 +165,23 @@ def compare_policies(
         weights, people = TorchSampler(start.model, start.renderer, base), Population(seed=seed).traits()
         pairs = [known.pair for known in known_pairs(weights, start.renderer, world(), found.contexts, people, seed)]
     if pairs and not (policy.snapshot.prompt or start.snapshot.prompt):
-        update["logp_accuracy"] = logp_accuracy(
-            policy.model,
-            start.model,
-            policy.renderer,
-            evenly(pairs, _MOST_COMPARISONS),
-            scorers,
-            min([window_tokens(policy.model), *(scorer.max_tokens for scorer in scorers.values())]),
-        )
+        try:
+            update["logp_accuracy"] = logp_accuracy(
+                policy.model,
+                start.model,
+                policy.renderer,
+                evenly(pairs, _MOST_COMPARISONS),
+                judges,
+                min(window_tokens(one.model) for one in (policy, start)),
+                is_read=lambda pair: all(reads_whole(judge, pair) for judge in judges.values()),
+            )
+        except DataError as error:  # the rest stands without it
+            notes = (*notes, str(error))
     evaluation = evaluation.model_copy(update=update)
     data = f"{_source(is_sandbox)}, base {base}"
     if model in ids:
         store.add_eval_results(evaluation.results(ids[model], data))
-    return Compared(evaluation, data, unseen.notes)
+    return Compared(evaluation, data, (*unseen.notes, *notes, *_cut_notes(scorers)))
 
 
 def best_of(
@@ -200,12 +216,15 @@ def best_of(
     unseen = _unseen(workspace, store, paths, is_sandbox)
     found = sandbox_prompts(store, prompts, seed) if is_sandbox else prompts_of_pairs(unseen.pairs, prompts)
     settings = _settings([start, *others.values()], max_response_tokens)
+    scoring = {name: PreferenceModel.load(path).to(device_named(device)) for name, path in paths.items()}
+    scorers = {name: ReplyReader(one) for name, one in scoring.items()}
+    found, notes = _readable(found, [start, *others.values()], scoring, settings)
     room = min(one.room_tokens(settings.max_response_tokens) for one in (start, *others.values()))
     evaluation = evaluate_best_of(
         start.sampler(found.contexts, room),
         found.contexts,
         picker,
-        {name: PreferenceModel.load(path).to(device_named(device)) for name, path in paths.items()},
+        scorers,
         start.renderer,
         samples=samples,
         gold=found.gold,
@@ -222,12 +241,54 @@ def best_of(
     data = _source(is_sandbox)
     if any(snapshot.name == model for snapshot in store.snapshots()):
         store.add_eval_results(evaluation.results(store.snapshot(model).id, data))
-    return BestOf(evaluation, data, unseen.notes)
+    return BestOf(evaluation, data, (*unseen.notes, *notes, *_cut_notes(scorers)))
 
 
 def _unseen(workspace: Workspace, store: Store, paths: Mapping[str, Path], is_sandbox: bool) -> HeldOut:
     """Held-out comparisons of the workspace; in the sandbox everything is fresh, so none are needed."""
     return HeldOut((), ()) if is_sandbox else held_out(workspace, store, stored_pairs(store), paths)
+
+
+def _readable(
+    found: EvaluationPrompts,
+    assistants: Sequence[Assistant],
+    judges: Mapping[str, PreferenceModel],
+    settings: SamplingSettings,
+) -> tuple[EvaluationPrompts, tuple[str, ...]]:
+    """The prompts that every PM can read with a reply of full length, and a note for each PM that cannot read some.
+
+    PMs that pick the shown reply of a best-of-k snapshot are asked too.
+
+    Errors:
+        DataError: one of them can read none.
+    """
+    pickers = {one.picker_name: one.picker for one in assistants if one.picker is not None}
+    notes, renderer, tokens = [], assistants[0].renderer, settings.max_response_tokens
+    for name, judge in {**pickers, **judges}.items():
+        unread = set(unread_prompts(judge, renderer, found.contexts, tokens))
+        if len(unread) == len(found.contexts):
+            raise DataError(
+                f"{name} reads {judge.max_tokens} tokens, too few for the last turn of any of the {len(unread)} "
+                f"prompts with a reply of {tokens}; lower --max-response-tokens, or take one with a longer window."
+            )
+        if unread:
+            notes.append(
+                f"{len(unread):,} of {len(found.contexts):,} prompts are left out, because {name} reads "
+                f"{judge.max_tokens} tokens, too few for their last turn with a reply of {tokens}."
+            )
+            kept = [place for place in range(len(found.contexts)) if place not in unread]
+            found = found.at(kept)
+    return found, tuple(notes)
+
+
+def _cut_notes(scorers: Mapping[str, ReplyReader]) -> tuple[str, ...]:
+    """A note for each PM that did not read the end of some replies."""
+    return tuple(
+        f"{name} did not read the end of {scorer.cut_replies:,} replies, which are longer in its own tokens than the "
+        f"{scorer.preference_model.max_tokens} that it reads."
+        for name, scorer in scorers.items()
+        if scorer.cut_replies
+    )
 
 
 def _settings(assistants: Sequence[Assistant], max_response_tokens: int | None) -> SamplingSettings:

@@ -89,8 +89,12 @@ def _whole(head: Head) -> Tensor | Callable[[Tensor], Tensor]:
     layer, scale = (head.layer, head.scale) if isinstance(head, ScaledHead) else (head, 1.0)
     split: dict[str, Any] = dict(layer.named_parameters())
     whole = {name: part.full_tensor(grad_placements=[Partial()]) for name, part in split.items()}
-    plain = partial(torch.nn.functional.linear, **whole)
-    return plain if scale == 1.0 else lambda hidden: plain(hidden) * scale
+
+    def run(hidden: Tensor) -> Tensor:
+        logits: Tensor = torch.nn.functional.linear(hidden, **whole)
+        return logits if scale == 1.0 else logits * scale
+
+    return run
 
 
 def _through(

@@ -273,6 +273,11 @@ class PreferenceModel:
         return self.max_tokens - len(self.reply_end_ids)
 
     @property
+    def vocabulary(self) -> int:
+        """How many token ids the model knows; a policy of the same tokenizer may have more, of which none is text."""
+        return int(self.trunk.get_input_embeddings().weight.shape[0])
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head.weight.device

@@ -12,8 +12,9 @@ Legend
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from prefloop.losses import sequence_kl
 from prefloop.models.head import head_logps
 from prefloop.models.output_head import output_head
 from prefloop.models.preference import PreferenceModel
+from prefloop.models.reading import ReplyReader, unread_prompts
 from prefloop.models.trie import PackedBatch, pack, packed_hidden
 from prefloop.render import Renderer
 from prefloop.schema import Message, Sample
@@ -33,11 +35,13 @@ __all__ = [
     "EncodedPrompts",
     "PackedResponses",
     "Prompt",
+    "ReadablePrompts",
     "all_logps",
     "encode_prompts",
     "kl_to_reference",
     "pack_responses",
     "padded",
+    "readable_prompts",
     "require_finite",
     "response_logps",
     "response_mask",
@@ -96,6 +100,50 @@ def encode_prompts(renderer: Renderer, prompts: Sequence[Sequence[Message]], roo
             room_tokens,
         )
     return encoded
+
+
+class ReadablePrompts(NamedTuple):
+    """Prompts that policy and PMs can read, and how many were left out because of a PM, by its name."""
+
+    prompts: list[Prompt]
+    unread: dict[str, int]
+
+
+def readable_prompts(
+    renderer: Renderer,
+    prompts: Sequence[Sequence[Message]],
+    room_tokens: int,
+    judges: Mapping[str, PreferenceModel],
+    max_response_tokens: int,
+) -> ReadablePrompts:
+    """As `encode_prompts`, without those that a PM with another tokenizer cannot read before a reply of full length.
+
+    A warning counts them. PMs of the policy's own tokens read the ids: `room_tokens` leaves them their room.
+
+    Errors:
+        DataError: as `encode_prompts`, or one of the PMs can read none of them.
+    """
+    kept, unread = list(prompts), dict[str, int]()
+    for name, judge in judges.items():
+        if same_tokens(judge.renderer, renderer):
+            continue
+        places = set(unread_prompts(judge, renderer, kept, max_response_tokens))
+        if kept and len(places) == len(kept):
+            raise DataError(
+                f"{name} reads {judge.max_tokens} tokens, too few for the last turn of any of the {len(kept)} prompts "
+                f"with a reply of {max_response_tokens}; lower max_response_tokens or take one with a longer window."
+            )
+        if places:
+            unread[name] = len(places)
+            _log.warning(
+                "%d of %d prompts were left out: %s cannot read their last turn with a reply of %d tokens.",
+                len(places),
+                len(prompts),
+                name,
+                max_response_tokens,
+            )
+        kept = [messages for place, messages in enumerate(kept) if place not in places]
+    return ReadablePrompts(encode_prompts(renderer, kept, room_tokens).prompts, unread)
 
 
 @dataclass(frozen=True)
@@ -226,7 +274,10 @@ def score_replies(
 ) -> list[float]:
     """Raw PM scores of sampled replies, read where the PM reads them; a reply that was cut off is closed.
 
-    Where PM and policy share a tokenizer the sampled ids are scored as they are, otherwise their text.
+    Where PM and policy share a tokenizer the sampled ids are scored as they are, otherwise their text. Ids beyond the
+    tokenizer's, of which a policy has some where its makers rounded its vocabulary up, spell nothing: a PM that has
+    fewer does not read them, as it would not read them in a text. A text that is
+    too long in the PM's own tokens is read as far as its window goes (see `reading`), with a warning.
 
     Args:
         renderer: of the policy that sampled.
@@ -236,10 +287,11 @@ def score_replies(
         ModelError: a score is not a finite number.
     """
     if same_tokens(preference_model.renderer, renderer):
-        end = renderer.end_id
+        end, known = renderer.end_id, preference_model.vocabulary
+        texts = [sample.ids[:-1] if sample.ids[-1:] == [end] else sample.ids for sample in samples]
         sequences = [
-            prompt.ids + preference_model.closed(sample.ids[:-1] if sample.ids[-1:] == [end] else sample.ids)
-            for prompt, sample in zip(prompts, samples, strict=True)
+            prompt.ids + preference_model.closed([token for token in text if token < known])
+            for prompt, text in zip(prompts, texts, strict=True)
         ]
         if (longest := max(map(len, sequences))) > preference_model.max_tokens:
             raise ModelError(
@@ -248,14 +300,28 @@ def score_replies(
             )
         scores = preference_model.score_ids(sequences)
     else:
-        scores = preference_model.score(
+        reader = ReplyReader(preference_model)
+        scores = reader.score(
             [
                 (*prompt.messages, Message(role="assistant", text=renderer.decode(sample.ids)))
                 for prompt, sample in zip(prompts, samples, strict=True)
             ]
         )
+        if reader.cut_replies:
+            _say_cut(who, preference_model.max_tokens)
     require_finite(scores, who)
     return scores
+
+
+@cache
+def _say_cut(who: str, max_tokens: int) -> None:
+    """Once, and not at every batch."""
+    _log.warning(
+        "%s reads %d tokens, and some replies are longer in its own tokens: it does not read their end; lower "
+        "max_response_tokens or take one with a longer window.",
+        who,
+        max_tokens,
+    )
 
 
 def require_finite(scores: Sequence[float], who: str) -> None:

@@ -7,6 +7,7 @@ its value at the end of a reply is then the (normalised) score itself, which is 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -32,6 +33,9 @@ class Lora(NamedTuple):
 class ValueModel(torch.nn.Module):
     """Values in reward units.
 
+    A policy may have more token ids than the trunk, where its makers rounded the vocabulary up: such an id, which is no
+    text, is read as padding.
+
     Args:
         trunk: a Hugging Face trunk (`AutoModel`); it is trained, so give a copy.
         hidden: width of its hidden states.
@@ -41,6 +45,8 @@ class ValueModel(torch.nn.Module):
         super().__init__()
         self.adapter: Any = None
         self.trunk = trunk
+        self._vocabulary = trunk.get_input_embeddings().weight.shape[0]
+        self._unknown_id = trunk.config.pad_token_id or 0
         self.head = torch.nn.Linear(hidden, 1)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
@@ -74,7 +80,9 @@ class ValueModel(torch.nn.Module):
 
     def forward(self, packed: PackedResponses) -> Float[Tensor, " token"]:
         """The value before each response token: aligned with its log-probability. The head is computed in fp32."""
-        hidden = packed_hidden(self.trunk, packed.batch, packed.at)
+        ids = packed.batch.ids
+        known = replace(packed.batch, ids=ids.masked_fill(ids >= self._vocabulary, self._unknown_id))
+        hidden = packed_hidden(self.trunk, known, packed.at)
         with torch.autocast(hidden.device.type, enabled=False):
             values: Tensor = self.head(hidden.float()).squeeze(-1)
         return values

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from prefloop.schema import Interval
@@ -63,16 +64,34 @@ class Alarms:
         self._holding: set[str] = set() if state is None else set(state["holding"])
         self.reasons: list[str] = [] if state is None else list(state["reasons"])
 
-    def check_start(self, left_out: int, prompts: int, room_tokens: int, max_response_tokens: int) -> list[Alarm]:
-        """What is wrong before the first batch: prompts that do not fit, a policy that does not end its replies."""
+    def check_start(
+        self,
+        left_out: int,
+        prompts: int,
+        room_tokens: int,
+        max_response_tokens: int,
+        unread: Mapping[str, int] = MappingProxyType({}),
+    ) -> list[Alarm]:
+        """What is wrong before the first batch: prompts that do not fit, a policy that does not end its replies.
+
+        Args:
+            left_out: of all prompts, those of `unread` among them.
+            unread: how many a preference model cannot read with a reply, by its name.
+        """
         begun = []
         if left_out:
+            why = [
+                f"{name[0].lower()}{name[1:]} cannot read {count} of them with a reply behind"
+                for name, count in unread.items()
+            ]
+            if left_out > sum(unread.values()):
+                last_turn = "their last turn alone" if not unread else "the last turn of the others alone"
+                why.append(f"{last_turn} is longer than the {room_tokens} tokens that the window leaves beside a reply")
             begun.append(
                 Alarm(
                     "prompts_too_long",
-                    f"{left_out} of {prompts} prompts were left out, because their last turn alone is longer than the "
-                    f"{room_tokens} tokens that the window leaves beside a reply; lower max_response_tokens or take a "
-                    "model with a longer window.",
+                    f"{left_out} of {prompts} prompts were left out, because {' and '.join(why)}; lower "
+                    "max_response_tokens or take a model with a longer window.",
                 )
             )
         if self._start_stopped == 0:

@@ -55,11 +55,11 @@ from prefloop.losses import (
 from prefloop.models.checkpoint import latest_checkpoint, save_checkpoint
 from prefloop.models.devices import device_named
 from prefloop.models.language import save_model
-from prefloop.models.responses import encode_prompts
+from prefloop.models.responses import readable_prompts
 from prefloop.runs import RunFolder
 from prefloop.schema import Message, Noun
 from prefloop.train.alarms import Alarm, Alarms
-from prefloop.train.gauges import Gauges
+from prefloop.train.gauges import HELD_OUT, TRAIN, Gauges, scorer_role
 from prefloop.train.policy_report import write_report
 from prefloop.train.policy_settings import PolicyRun
 from prefloop.train.policy_setup import (
@@ -68,6 +68,7 @@ from prefloop.train.policy_setup import (
     learning_rate_factor,
     load_models,
     prompts_fingerprint,
+    require_held_out_prompts,
     require_processes,
     room_tokens,
     run_workers,
@@ -114,7 +115,8 @@ def train_policy(
 
     Errors:
         ConfigError: a batch that the prompts or the settings cannot make.
-        DataError: no prompts, or a run resumed on other prompts than it began with.
+        DataError: no prompts, too few held-out ones to scale the scores by, or a run resumed on other prompts than it
+            began with.
         ModelError: a model that cannot be used, or a PM whose scores are not numbers.
         TrainingError: a loss, a gradient or a weight is not finite; the last checkpoint stays.
     """
@@ -127,7 +129,12 @@ def train_policy(
     models = replace(models, sampler=link.sampler if link else None)
     watching = Gauges.load(run.watching_preference_models, run.row_tokens, device)
     room, given = room_tokens(run, models, *watching.values()), (prompts, evaluation_prompts)
-    training, evaluation = (encode_prompts(models.renderer, part, room).prompts for part in given)
+    judges = {TRAIN: models.preference_model, HELD_OUT: models.held_out, **watching}
+    named = {scorer_role(name): judge for name, judge in judges.items()}
+    (training, unread), (evaluation, _) = (
+        readable_prompts(models.renderer, part, room, named, run.max_response_tokens) for part in given
+    )
+    require_held_out_prompts(run, evaluation)
     left_out = len(prompts) - len(training)
     order = PromptOrder(training, run)
     budget = Budget(run.row_tokens, run.tokens_per_forward)
@@ -194,7 +201,7 @@ def train_policy(
         start_tokens, start_stopped = snapshots[0].reply_tokens, snapshots[0].stopped
         alarms = Alarms(start_tokens, start_stopped, run.dtype, run.episodes_per_batch, state["alarms"])
         if checkpoint is None:
-            ring(0, 0, alarms.check_start(left_out, len(prompts), room, run.max_response_tokens))
+            ring(0, 0, alarms.check_start(left_out, len(prompts), room, run.max_response_tokens, unread))
         learner = Learner(
             *learned_models(run, models, mean, std, processes),
             clip=run.clip,

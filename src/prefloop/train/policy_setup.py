@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prefloop.errors import ConfigError, ModelError
+from prefloop.errors import ConfigError, DataError, ModelError
 from prefloop.models.adapters import add_lora, sharing_copy
 from prefloop.models.language import load_language_model, window_tokens
 from prefloop.models.output_head import output_head
@@ -25,6 +25,8 @@ from prefloop.train.rollout import Models, Workers, derived_seed
 from prefloop.train.sharding import shard
 
 _log = logging.getLogger(__name__)
+
+_LEAST_HELD_OUT = 2
 
 
 class PromptOrder:
@@ -55,6 +57,20 @@ class PromptOrder:
             generator = np.random.default_rng(derived_seed(self._seed, "prompts", epoch))
             self._epoch, self._order = epoch, generator.permutation(len(self._prompts)).tolist()
         return self._prompts[self._order[within]]
+
+
+def require_held_out_prompts(run: PolicyRun, prompts: Sequence[Prompt]) -> None:
+    """Before the work: `score_scale` takes a deviation over the replies to these prompts.
+
+    Errors:
+        DataError: fewer than 2.
+    """
+    if run.normalise != "none" and len(prompts) < _LEAST_HELD_OUT:
+        raise DataError(
+            f"normalise = {run.normalise!r} takes the spread of the scores over held-out prompts, of which there are "
+            f"{len(prompts)} and at least {_LEAST_HELD_OUT} are needed; import or collect more conversations, or set "
+            "normalise to 'none'."
+        )
 
 
 def score_scale(run: PolicyRun, scores: Sequence[float]) -> tuple[float, float]:
@@ -153,12 +169,13 @@ def learned_models(run: PolicyRun, models: Models, mean: float, std: float, proc
 
 
 def room_tokens(run: PolicyRun, models: Models, *watching: PreferenceModel) -> int:
-    """What is left for a prompt in the windows of policy and PMs.
+    """What is left for a prompt in the windows of policy and PMs of its tokens; others read text (`readable_prompts`).
 
     Errors:
         ConfigError: nothing.
     """
-    judges = (models.preference_model, models.held_out, *watching)
+    others = (models.preference_model, models.held_out, *watching)
+    judges = [judge for judge in others if same_tokens(judge.renderer, models.renderer)]
     windows = [window_tokens(models.policy), *(judge.max_tokens for judge in judges)]
     rooms = [windows[0] - 1, *(judge.room_tokens for judge in judges)]  # besides what closes a cut reply for the PMs
     room = min(rooms) - run.max_response_tokens

@@ -5,12 +5,15 @@ Knows models and texts; what the run logged and what people judged comes in as n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from prefloop.errors import DataError
 from prefloop.evals.diagnosis.replies import (
     best_of,
     commonest_share,
@@ -20,9 +23,9 @@ from prefloop.evals.diagnosis.replies import (
     repeated_share,
     within_prompt_correlation,
 )
-from prefloop.models.language import LanguageModel
+from prefloop.models.language import LanguageModel, window_tokens
 from prefloop.models.preference import PreferenceModel
-from prefloop.models.responses import Prompt, all_logps, score_replies
+from prefloop.models.responses import Prompt, all_logps, encode_prompts, same_tokens, score_replies
 from prefloop.models.sampling import TorchSampler
 from prefloop.models.trie import pack, packed_hidden
 from prefloop.render import Renderer
@@ -74,11 +77,16 @@ def measure_replies(
 
     Args:
         judges: the PM trained against, then those that watch.
+        prompts: fitted to the windows of the start and the judges.
         training_pairs: some of what the first was trained on; its distance to the replies is not known without.
+
+    Errors:
+        DataError: the end has another tokenizer than the start and can answer none of the prompts.
     """
     settings = SamplingSettings(max_response_tokens=max_response_tokens)
+    prompts, prompts_end = _for_both(start, end, judges, prompts, max_response_tokens)
     first = _drawn(start, judges, prompts, SAMPLES, settings, seed)
-    last = _drawn(end, judges, prompts, _END_SAMPLES, settings, seed + 1)
+    last = _drawn(end, judges, prompts_end, _END_SAMPLES, settings, seed + 1)
     train, *watching = judges
     base = first.scores[train.name]
     fields: dict[str, Any] = {
@@ -123,12 +131,15 @@ def measure_replies(
 
 
 def pair_accuracy(judge: PreferenceModel, pairs: Sequence[PreferencePair]) -> Interval | None:
-    """How often the PM, as it reads conversations now, prefers the chosen reply (a tie counts half)."""
-    if not pairs:
+    """How often the PM, as it reads conversations now, prefers the chosen reply (a tie counts half).
+
+    Pairs that do not fit its window are left out; None where none fits.
+    """
+    scored = judge.score_pairs(pairs)
+    if not scored.kept:
         return None
-    scores = judge.score(_both_sides(pairs))
-    better = [0.5 + 0.5 * float(np.sign(a - b)) for a, b in zip(scores[::2], scores[1::2], strict=True)]
-    return clustered_share(better, [pair.conversation_id or str(i) for i, pair in enumerate(pairs)])
+    better = 0.5 + 0.5 * np.sign(np.subtract(scored.chosen, scored.rejected))
+    return clustered_share(better, [pairs[place].conversation_id or str(place) for place in scored.kept])
 
 
 def measure_layout(model: LanguageModel, contexts: Sequence[Sequence[Message]]) -> Interval | None:
@@ -136,18 +147,26 @@ def measure_layout(model: LanguageModel, contexts: Sequence[Sequence[Message]]) 
 
     The other way is plain "Human:" and "Assistant:" headers, or for a tokenizer that has lost its template and still
     has our header tokens, those. The assistant's turns in the contexts are read, the texts being the same in both.
-    None where there is no assistant turn to read, or no other way.
+    None where there is no other way, or no two assistant turns to read that fit the window both ways.
     """
     other = model.renderer.other_layout()
-    turns = [
+    if other is None:
+        return None
+    renderers, window = (model.renderer, other), window_tokens(model.model)
+    turns = (
         (context[:place], message.text)
         for context in contexts
         for place, message in enumerate(context)
         if message.role == "assistant" and message.text and place > 0
-    ][:MOST_PAIRS]
-    if other is None or len(turns) < 2:
+    )
+    fitting = (
+        (context, text)
+        for context, text in turns
+        if all(len(one.context_ids(context)) + len(one.text_ids(text)) <= window for one in renderers)
+    )
+    if len(read := list(islice(fitting, MOST_PAIRS))) < 2:
         return None
-    losses = [_losses(model.model, renderer, turns) for renderer in (model.renderer, other)]
+    losses = [_losses(model.model, renderer, read) for renderer in renderers]
     return clustered_mean(losses[0] - losses[1])
 
 
@@ -160,6 +179,22 @@ def _losses(model: Any, renderer: Renderer, turns: Sequence[tuple[Sequence[Messa
     return np.array([-part.mean() for part in np.split(logps, ends[:-1])])
 
 
+def _for_both(
+    start: LanguageModel,
+    end: LanguageModel,
+    judges: Sequence[Judge],
+    prompts: Sequence[Prompt],
+    max_response_tokens: int,
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts that both can answer, as each reads them: the same ids where they write the same tokens."""
+    if same_tokens(start.renderer, end.renderer):
+        return list(prompts), list(prompts)
+    alike = [judge.model.room_tokens for judge in judges if same_tokens(judge.model.renderer, end.renderer)]
+    room = min([window_tokens(end.model) - 1, *alike]) - max_response_tokens
+    found = encode_prompts(end.renderer, [prompt.messages for prompt in prompts], room)
+    return [prompts[place] for place in found.places], found.prompts
+
+
 def _drawn(
     policy: LanguageModel,
     judges: Sequence[Judge],
@@ -168,10 +203,11 @@ def _drawn(
     settings: SamplingSettings,
     seed: int,
 ) -> _Replies:
-    ids = [policy.renderer.context_ids(prompt.messages) for prompt in prompts]
-    samples = TorchSampler(policy.model, policy.renderer, "policy").sample(ids, n, settings, seed)
+    """`prompts`: as this policy reads them."""
+    sampler = TorchSampler(policy.model, policy.renderer, "policy")
+    samples = sampler.sample([prompt.ids for prompt in prompts], n, settings, seed)
     flat = [sample for row in samples for sample in row]
-    asked = [Prompt(p.messages, own) for p, own in zip(prompts, ids, strict=True) for _ in range(n)]
+    asked = [prompt for prompt in prompts for _ in range(n)]
     return _Replies(
         samples,
         [policy.renderer.decode(sample.ids) for sample in flat],
@@ -184,16 +220,25 @@ def _drawn(
 
 def _quality(judge: PreferenceModel, pairs: Sequence[PreferencePair], scores: Floats) -> Interval | None:
     """How the start's replies score beside those that the PM was trained on, in deviations of these."""
-    known = judge.score(_both_sides(pairs[:MOST_PAIRS]))
-    spread = float(np.std(known))
+    scored = judge.score_pairs(pairs[:MOST_PAIRS])
+    known = [*scored.chosen, *scored.rejected]
+    spread = float(np.std(known)) if known else 0.0
     return clustered_mean((scores.mean(1) - np.mean(known)) / spread) if spread > 0 else None
 
 
-def _both_sides(pairs: Sequence[PreferencePair]) -> list[tuple[Message, ...]]:
-    """Chosen, rejected, chosen, rejected ..., each after its context."""
-    return [
-        (*pair.context, Message(role="assistant", text=text)) for pair in pairs for text in (pair.chosen, pair.rejected)
-    ]
+def _both_sides(judge: PreferenceModel, pairs: Sequence[PreferencePair]) -> Iterator[list[int]]:
+    """Chosen, rejected, chosen, rejected ... as the PM learned from them; it learned from none that does not fit."""
+    for pair in pairs:
+        with suppress(DataError):
+            both = judge.encode_pair(pair)
+            yield from (both.chosen, both.rejected)
+
+
+def _replies_read(judge: PreferenceModel, conversations: Iterable[Sequence[Message]]) -> Iterator[list[int]]:
+    """Sampled replies as the PM reads them; those that do not fit are left out."""
+    for conversation in conversations:
+        with suppress(DataError):
+            yield judge.encode(conversation).ids
 
 
 def _mean(values: Floats) -> Interval:
@@ -213,30 +258,30 @@ def _far(
 
     Half of the training replies make the cloud, the other half say how far its own kind lies from it.
     """
-    points = _activations(judge, _both_sides(pairs[:MOST_PAIRS]))
+    points = _activations(judge, list(_both_sides(judge, pairs[:MOST_PAIRS])))
     if len(points) < 4 * points.shape[1] or len(points) < 100:
         return None
     order = np.random.default_rng(0).permutation(len(points))
     cloud, own = points[order[::2]], points[order[1::2]]
     limit = float(np.quantile(mahalanobis(own, cloud), 0.99))
 
-    def share(replies: _Replies, renderer: Renderer) -> Interval:
+    def distances(replies: _Replies, renderer: Renderer) -> Floats:
         told = [
             (*prompt.messages, Message(role="assistant", text=renderer.decode(sample.ids)))
             for prompt, row in zip(prompts, replies.samples, strict=True)
             for sample in row[:_END_SAMPLES]
         ]
-        return far_share(mahalanobis(_activations(judge, told), cloud), limit)
+        return mahalanobis(_activations(judge, list(_replies_read(judge, told))), cloud)
 
-    return share(first, start), share(last, end)
+    both = distances(first, start), distances(last, end)
+    return (far_share(both[0], limit), far_share(both[1], limit)) if min(map(len, both)) else None
 
 
 @torch.inference_mode()
-def _activations(judge: PreferenceModel, conversations: Sequence[Sequence[Message]]) -> Floats:
-    """Hidden states at the token where the score is read: (conversation, hidden)."""
-    parts = []
-    for start in range(0, len(conversations), 64):
-        ids = [judge.encode(conversation).ids for conversation in conversations[start : start + 64]]
-        batch = pack(ids, judge.row_tokens).to(judge.device)
+def _activations(judge: PreferenceModel, sequences: Sequence[list[int]]) -> Floats:
+    """Hidden states at the token where the score is read: (sequence, hidden)."""
+    parts = [np.empty((0, judge.head.in_features))]
+    for start in range(0, len(sequences), 64):
+        batch = pack(sequences[start : start + 64], judge.row_tokens).to(judge.device)
         parts.append(packed_hidden(judge.trunk, batch, batch.read_index).float().cpu().numpy())
     return np.concatenate(parts).astype(np.float64)
