@@ -20,6 +20,7 @@ from prefloop.errors import ConfigError
 from prefloop.models import head
 from prefloop.models.checkpoint import latest_checkpoint
 from prefloop.models.language import load_language_model, save_model
+from prefloop.models.output_head import output_head
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.value import ValueModel
 from prefloop.runs import RunFolder
@@ -80,6 +81,7 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(models: Path
 def _gradients(folder: Path, given: Rollout, processes: Processes, is_split: bool) -> dict[str, torch.Tensor]:
     """Adam's first moment after one step is a tenth of the gradient."""
     policy, _ = load_language_model(folder / "policy")
+    output_head(policy)  # as where a run loads it: what is split is not looked at any more
     value = ValueModel.from_preference_model(PreferenceModel.load(folder / "pm"))
     if is_split:
         shard(policy.base_model, processes, policy.get_output_embeddings())
