@@ -90,6 +90,11 @@ SANDBOX = (
     ),
     Case("pm_sandbox_curves/lm.toml", ["sandbox_dialogues=40", "copy_steps=0", *TINY_LM], "curves_lm_32"),
     Case(
+        "pm_sandbox_curves/pmp.toml",
+        ["sandbox_contrasts=24", "held_out_share=0.1", "pairs_per_step=12"],
+        "curves_pmp_32",
+    ),
+    Case(
         "distill_sandbox/lm.toml",
         ["sandbox_assistants=40", "held_out_conversations=4", "steps=2", "tokens_per_step=64"],
         "sandbox_assistants",
