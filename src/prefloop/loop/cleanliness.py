@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -111,7 +110,7 @@ class _Trainer:
             write_json(file, found)
             shutil.rmtree(place)
         self.bar.update()
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return read_json(file, "delete it to train that one again")
 
 
 @own_threads_afterwards()

@@ -246,7 +246,7 @@ def _all_trials(
         tested = pairs.of_trial(planned)
         if not file.is_file():
             write_json(file, _train(planned.run, tested, folder / planned.key, has_words=scan.words))
-        found = json.loads(file.read_text("utf-8"))
+        found = read_json(file, "delete it to train that one again")
         if "failed" in found:
             reason = found["failed"]
             failed[planned.scan].append(
