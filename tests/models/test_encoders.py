@@ -174,21 +174,28 @@ def test_grouping_pads_little_and_keeps_the_order() -> None:
         group([[1], []], pad_id=0)
 
 
+def sizes(tokens: Any) -> dict[str, Any]:
+    """What the configs of all small causal models here have in common."""
+    return {
+        "vocab_size": len(tokens),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 96,
+        "pad_token_id": tokens.pad_token_id,
+        "eos_token_id": tokens.eos_token_id,
+    }
+
+
 def test_a_causal_model_with_a_window_goes_unshared_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens = train_tokenizer(["what is the time", "it is late, go home"] * 20, 300)
     config = MistralConfig(
-        vocab_size=len(tokens),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=96,
+        **sizes(tokens),
         sliding_window=4,
-        pad_token_id=tokens.pad_token_id,
-        eos_token_id=tokens.eos_token_id,
     )
     torch.manual_seed(0)
     start = save_model(MistralForCausalLM(config), tokens, tmp_path / "mistral")
@@ -210,18 +217,10 @@ def test_a_gemma_3_with_a_sliding_window_goes_unshared_and_says_so(
     """Under a mask of its own it would look beyond its window without a word."""
     tokens = train_tokenizer(["what is the time", "it is late, go home"] * 20, 300)
     config = Gemma3TextConfig(
-        vocab_size=len(tokens),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **sizes(tokens),
         head_dim=8,
-        max_position_embeddings=96,
         sliding_window=4,
         layer_types=["sliding_attention", "full_attention"],
-        pad_token_id=tokens.pad_token_id,
-        eos_token_id=tokens.eos_token_id,
         bos_token_id=None,
     )
     torch.manual_seed(0)
@@ -241,19 +240,11 @@ def test_a_gemma_3_with_a_sliding_window_goes_unshared_and_says_so(
 def test_gates_of_experts_are_no_heads(tmp_path: Path) -> None:
     tokens = train_tokenizer(["what is the time", "it is late, go home"] * 20, 300)
     config = Qwen2MoeConfig(
-        vocab_size=len(tokens),
-        hidden_size=32,
-        intermediate_size=48,
+        **sizes(tokens),
         moe_intermediate_size=16,
         shared_expert_intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         num_experts=4,
         num_experts_per_tok=2,
-        max_position_embeddings=96,
-        pad_token_id=tokens.pad_token_id,
-        eos_token_id=tokens.eos_token_id,
     )
     torch.manual_seed(0)
     start = save_model(Qwen2MoeForCausalLM(config), tokens, tmp_path / "moe")
