@@ -94,6 +94,7 @@ def test_what_is_not_known_accuses_nobody() -> None:
         ("optimiser_failing", {"moved_kl": 10.0, "kl": about(510.0, 5.0), "rise": about(1.5)}),  # a PM that likes noise
         ("optimiser_failing", {"kl": about(0.0, 0.001), "rise": about(0.0)}),
         ("optimiser_failing", {"explained_variance": -0.4, "rise": about(0.02), "score_trend": 0.1}),
+        ("optimiser_failing", {"explained_variance": 0.01, "rise": about(-0.1), "score_trend": 0.1}),
         ("pm_near_chance", {"explained_variance": -9.0, "rise": about(0.0), "learned": about(0.5)}),
         ("reward_gamed", {"length_correlation": about(0.95)}),
         ("reward_gamed", {"repeated": (about(0.1), about(0.7)), "held_out_rises": {"held_out": about(-0.3)}}),

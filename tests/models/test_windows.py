@@ -31,9 +31,10 @@ from transformers import (
 from prefloop.errors import DataError, ModelError
 from prefloop.models.language import load_language_model, save_model, train_tokenizer
 from prefloop.models.preference import PreferenceModel
+from prefloop.models.responses import kl_to_reference, reply_logps
 from prefloop.models.trie import require_exact
 from prefloop.models.unshared import group
-from prefloop.schema import Message
+from prefloop.schema import Message, Sample
 
 SHAPE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 LLAMA = {**SHAPE, "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": None}
@@ -131,6 +132,23 @@ def test_a_policy_that_cannot_share_moves_all_the_same(name: str, folders: dict[
     assert not model.base_model.training
     with pytest.raises(ModelError, match=name if name != "longrope" else "LongRoPE"):
         require_exact(model.base_model)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_replies_of_a_model_that_cannot_share_are_measured_alone(name: str, folders: dict[str, Path]) -> None:
+    """KL, log-probability accuracy and layouts of evaluations stand on these."""
+    model, _ = load_language_model(folders[name]).to("cpu")
+    prompts = [ids[:-4] for ids in sequences()]
+    replies = [ids[-4:] for ids in sequences()]
+    expected = [
+        model(input_ids=torch.tensor([prompt + reply])).logits[0].log_softmax(-1)[len(prompt) - 1 + place, token]
+        for prompt, reply in zip(prompts, replies, strict=True)
+        for place, token in enumerate(reply)
+    ]
+    torch.testing.assert_close(reply_logps(model, prompts, replies), torch.stack(expected), rtol=1e-5, atol=1e-5)
+    drawn = [Sample(reply, [-1.0] * len(reply), "length") for reply in replies]
+    kl = [-4.0 - sum(expected[4 * place : 4 * place + 4]).item() for place in range(len(replies))]
+    assert kl_to_reference(model, prompts, drawn) == pytest.approx(kl, abs=1e-4)
 
 
 def test_a_long_rope_is_shared_within_its_short_factors(folders: dict[str, Path]) -> None:

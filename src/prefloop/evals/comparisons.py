@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from prefloop.errors import DataError
-from prefloop.models.responses import all_logps
+from prefloop.models.responses import reply_logps
 from prefloop.render import Renderer
 from prefloop.schema import Interval, Message, Noun, PreferencePair, Scorer
 from prefloop.stats import clustered_share, win_rate
@@ -78,7 +78,7 @@ def logp_accuracy(
         }
 
     def of_policy(model: Any) -> dict[str, Interval]:
-        logps = all_logps(model, contexts, replies, row_tokens=256, tokens_per_forward=8192)
+        logps = reply_logps(model, contexts, replies)
         ends = np.cumsum([len(reply) for reply in replies])[:-1].tolist()
         means = [part.mean().item() for part in logps.tensor_split(ends)]
         return shares(means[::2], means[1::2])

@@ -22,12 +22,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.errors import DataError, ModelError
-from prefloop.losses import sequence_kl
+from prefloop.losses import sequence_kl, token_logps
 from prefloop.models.head import head_logps
 from prefloop.models.output_head import output_head
 from prefloop.models.preference import PreferenceModel
 from prefloop.models.reading import ReplyReader, unread_prompts
-from prefloop.models.trie import PackedBatch, pack, packed_hidden
+from prefloop.models.trie import PackedBatch, pack, packed_hidden, require_exact, runs_flat
 from prefloop.render import Renderer
 from prefloop.schema import Message, Sample
 
@@ -42,6 +42,7 @@ __all__ = [
     "pack_responses",
     "padded",
     "readable_prompts",
+    "reply_logps",
     "require_finite",
     "response_logps",
     "response_mask",
@@ -199,6 +200,32 @@ def all_logps(
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def reply_logps(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
+    *,
+    row_tokens: int = 256,
+    tokens_per_forward: int = 8192,
+) -> Float[Tensor, " token"]:
+    """As `all_logps`, of any causal model: one that cannot share beginnings exactly reads each episode by itself."""
+    if not runs_flat(model.base_model):
+        try:
+            require_exact(
+                model.base_model, max(len(prompt) + len(reply) for prompt, reply in zip(prompts, replies, strict=True))
+            )
+        except ModelError:
+            return torch.cat([_logps_alone(model, *episode) for episode in zip(prompts, replies, strict=True)])
+    return all_logps(model, prompts, replies, row_tokens=row_tokens, tokens_per_forward=tokens_per_forward)
+
+
+def _logps_alone(model: Any, prompt: Sequence[int], reply: Sequence[int]) -> Float[Tensor, " token"]:
+    device = next(model.parameters()).device
+    logits = model(input_ids=torch.tensor([[*prompt, *reply[:-1]]], device=device), use_cache=False).logits
+    return token_logps(logits[0, len(prompt) - 1 :], torch.tensor(reply, device=device)).cpu()
+
+
 def kl_to_reference(
     reference: Any,
     prompts: Sequence[Sequence[int]],
@@ -212,7 +239,7 @@ def kl_to_reference(
     Valid for replies drawn at temperature 1 without top-p and top-k.
     """
     responses = [sample.ids for sample in samples]
-    logp_reference = all_logps(
+    logp_reference = reply_logps(
         reference, prompts, responses, row_tokens=row_tokens, tokens_per_forward=tokens_per_forward
     )
     logp_policy = torch.tensor([logp for sample in samples for logp in sample.logps])

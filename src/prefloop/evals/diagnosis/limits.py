@@ -27,6 +27,9 @@ STARVED = 0.4
 OFTEN = 32
 """Replies to each training prompt over a run, from which on batches hold the same prompts again: their rise is no noise
 of prompts then, and any that is surely above the rise on others counts. The paper's runs have one reply or a few."""
+EXPLAINED = 0.1
+"""Share of the returns' variance: a value model that explains less is as good as none. It counts only against a run
+that gained nothing: healthy ones begin below 0 too, and the smallest policies gain something."""
 STILL = 0.02
 """Nats a reply: nothing was learned that anybody could see."""
 LEAST_BATCHES = 4

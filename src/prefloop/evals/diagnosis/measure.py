@@ -25,7 +25,7 @@ from prefloop.evals.diagnosis.replies import (
 )
 from prefloop.models.language import LanguageModel, window_tokens
 from prefloop.models.preference import PreferenceModel
-from prefloop.models.responses import Prompt, all_logps, encode_prompts, same_tokens, score_replies
+from prefloop.models.responses import Prompt, encode_prompts, reply_logps, same_tokens, score_replies
 from prefloop.models.sampling import TorchSampler
 from prefloop.models.trie import pack, packed_hidden
 from prefloop.render import Renderer
@@ -174,7 +174,7 @@ def _losses(model: Any, renderer: Renderer, turns: Sequence[tuple[Sequence[Messa
     """Mean negative log-likelihood of the text of each turn, nats a token."""
     prompts = [renderer.context_ids(context) for context, _ in turns]
     replies = [renderer.text_ids(text) for _, text in turns]
-    logps = all_logps(model, prompts, replies, row_tokens=256, tokens_per_forward=8192).numpy()
+    logps = reply_logps(model, prompts, replies).numpy()
     ends = np.cumsum([len(reply) for reply in replies])
     return np.array([-part.mean() for part in np.split(logps, ends[:-1])])
 

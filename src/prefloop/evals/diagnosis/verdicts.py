@@ -15,6 +15,7 @@ from prefloop.evals.diagnosis.limits import (
     BARELY_LEARNED,
     CHANCE,
     CLIPPED,
+    EXPLAINED,
     FAR,
     FAR_NATS,
     LEAST_BATCHES,
@@ -174,7 +175,7 @@ def _optimiser(e: Evidence) -> Iterator[Finding | _TooShort]:
 
 def _value(e: Evidence) -> Iterator[Finding | _TooShort]:
     """Asked after the PM: no value model predicts the scores of a PM that has nothing to say."""
-    if e.explained_variance is None or e.explained_variance >= 0 or e.rise is None or e.rise.low > 0.05:
+    if e.explained_variance is None or e.explained_variance >= EXPLAINED or e.rise is None or e.rise.low > 0.05:
         return
     short = _short(e, LEAST_LEARNED_BATCHES)
     if short or e.kl is None:  # without a KL it is too short
@@ -185,7 +186,8 @@ def _value(e: Evidence) -> Iterator[Finding | _TooShort]:
         side="optimiser",
         sentence="its value model misleads it, so that the policy moves and the score does not.",
         evidence=(
-            f"The value model explains {e.explained_variance:.2f} of the returns' variance: less than nothing.",
+            f"The value model explains {e.explained_variance:.2f} of the returns' variance"
+            + (": less than nothing." if e.explained_variance < 0 else ": it is as good as none."),
             f"After {e.episodes:,} episodes the policy is {format_interval(e.kl)} nats a reply from where it started, "
             f"and the PM's score has changed by {format_interval(e.rise)} deviations.",
         ),
