@@ -16,6 +16,7 @@ from prefloop.models.responses import (
     Prompt,
     all_logps,
     encode_prompts,
+    kl_to_reference,
     pack_responses,
     padded,
     readable_prompts,
@@ -117,6 +118,15 @@ def test_parts_count_a_shared_prompt_once() -> None:
 def test_a_reply_without_tokens_is_refused() -> None:
     with pytest.raises(DataError, match="0 tokens"):
         pack_responses([[1, 2]], [[]], 16)
+
+
+def test_a_token_that_the_reference_does_not_have_is_named() -> None:
+    prompts, responses = episodes()
+    responses[2][3] = 51
+    samples = [Sample(ids, [-1.0] * len(ids), "length") for ids in responses]
+    with pytest.raises(ModelError, match=r"holds token 51 and .* has 50 of them"):
+        kl_to_reference(llama(50), prompts, samples)
+    kl_to_reference(llama(52), prompts, samples)
 
 
 def test_padded_rows() -> None:

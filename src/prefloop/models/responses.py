@@ -209,7 +209,17 @@ def reply_logps(
     row_tokens: int = 256,
     tokens_per_forward: int = 8192,
 ) -> Float[Tensor, " token"]:
-    """As `all_logps`, of any causal model: one that cannot share beginnings exactly reads each episode by itself."""
+    """As `all_logps`, of any causal model: one that cannot share beginnings exactly reads each episode by itself.
+
+    Errors:
+        ModelError: a reply holds a token that the model has no embedding for.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if (highest := max(map(max, replies))) >= rows:
+        raise ModelError(
+            f"A reply holds token {highest} and the model that is asked how likely it is has {rows} of them; take one "
+            "with as many embeddings as the policy that replied."
+        )
     if not runs_flat(model.base_model):
         try:
             require_exact(
