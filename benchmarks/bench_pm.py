@@ -144,7 +144,7 @@ def main() -> None:
             for name, values in losses.items():
                 values.append(held_out_loss(scratch, scratch / name, options.device))
         if not options.quick:
-            for _ in range(2):
+            for _ in range(options.rounds):
                 run("TRL, conversations", python, "peer.py", "--data", "conversations")
                 run("prefloop, conversations", sys.executable, "ours.py", "--data", "conversations")
             run("TRL, its defaults", python, "peer.py", "--data", "real-0", "--defaults")
@@ -157,6 +157,10 @@ def main() -> None:
 
     def above_imports(name: str) -> float:
         return statistics.median(one["peak_mib"] - one["imports_mib"] for one in runs[name])
+
+    def ratios(ours: str, theirs: str) -> list[float]:
+        rounds = zip(runs[ours], runs[theirs], strict=True)
+        return [round(one["pairs_per_s"] / other["pairs_per_s"], 2) for one, other in rounds]
 
     difference = paired([ours - theirs for ours, theirs in zip(losses["prefloop"], losses["TRL"], strict=True)])
     tokens_per_s = statistics.median(one["tokens"] / one["seconds"] for one in runs["prefloop"])
@@ -174,10 +178,7 @@ def main() -> None:
         "ours_pairs_per_s": round(median("prefloop"), 3),
         "peer_pairs_per_s": round(median("TRL"), 3),
         "ratio": round(median("prefloop") / median("TRL"), 2),
-        "ratios": [
-            round(ours["pairs_per_s"] / theirs["pairs_per_s"], 2)
-            for ours, theirs in zip(runs["prefloop"], runs["TRL"], strict=True)
-        ],
+        "ratios": ratios("prefloop", "TRL"),
         "peak_memory_ratio": round(above_imports("prefloop") / above_imports("TRL"), 3),
         "ours_whole_call_pairs_per_s": round(options.pairs / median("prefloop", "whole_call_seconds"), 3),
         "held_out_loss": {name: [round(value, 4) for value in values] for name, values in losses.items()},
@@ -194,6 +195,7 @@ def main() -> None:
             "conversations_ours_pairs_per_s": round(median("prefloop, conversations"), 3),
             "conversations_peer_pairs_per_s": round(median("TRL, conversations"), 3),
             "conversations_ratio": round(median("prefloop, conversations") / median("TRL, conversations"), 2),
+            "conversations_ratios": ratios("prefloop, conversations", "TRL, conversations"),
         }
     print(json.dumps(result))
 

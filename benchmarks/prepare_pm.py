@@ -119,7 +119,8 @@ def main() -> None:
     parts = {"held_out": held_out} | {
         f"real-{seed}": list(islice(rest, options.pairs)) for seed in range(options.seeds)
     }
-    parts["conversations"] = list(rows_of(model, conversations(options.pairs // TURNS)))
+    # Twice the pairs, for they are short: the first steps of a run, which are its slowest, weigh less.
+    parts["conversations"] = list(rows_of(model, conversations(2 * options.pairs // TURNS)))
     for name, part in parts.items():
         (folder / f"{name}.json").write_text(json.dumps(part), encoding="utf-8")
         if part is not held_out:
