@@ -20,6 +20,7 @@ from prefloop.models.responses import (
     pack_responses,
     padded,
     readable_prompts,
+    reply_logps,
     response_logps,
     same_tokens,
     score_replies,
@@ -118,6 +119,8 @@ def test_parts_count_a_shared_prompt_once() -> None:
 def test_a_reply_without_tokens_is_refused() -> None:
     with pytest.raises(DataError, match="0 tokens"):
         pack_responses([[1, 2]], [[]], 16)
+    with pytest.raises(DataError, match="0 tokens"):
+        reply_logps(llama(50), [[1, 2], [1, 2]], [[3], []])
 
 
 def test_a_token_that_the_reference_does_not_have_is_named() -> None:

@@ -215,18 +215,17 @@ def reply_logps(
         ModelError: a reply holds a token that the model has no embedding for.
     """
     rows = model.get_input_embeddings().weight.shape[0]
-    if (highest := max(map(max, replies))) >= rows:
+    if (highest := max(max(reply, default=0) for reply in replies)) >= rows:
         raise ModelError(
             f"A reply holds token {highest} and the model that is asked how likely it is has {rows} of them; take one "
             "with as many embeddings as the policy that replied."
         )
     if not runs_flat(model.base_model):
+        episodes = list(zip(prompts, replies, strict=True))
         try:
-            require_exact(
-                model.base_model, max(len(prompt) + len(reply) for prompt, reply in zip(prompts, replies, strict=True))
-            )
+            require_exact(model.base_model, max(len(prompt) + len(reply) for prompt, reply in episodes))
         except ModelError:
-            return torch.cat([_logps_alone(model, *episode) for episode in zip(prompts, replies, strict=True)])
+            return torch.cat([_logps_alone(model, *episode) for episode in episodes])
     return all_logps(model, prompts, replies, row_tokens=row_tokens, tokens_per_forward=tokens_per_forward)
 
 
