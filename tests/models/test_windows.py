@@ -149,6 +149,8 @@ def test_replies_of_a_model_that_cannot_share_are_measured_alone(name: str, fold
     drawn = [Sample(reply, [-1.0] * len(reply), "length") for reply in replies]
     kl = [-4.0 - sum(expected[4 * place : 4 * place + 4]).item() for place in range(len(replies))]
     assert kl_to_reference(model, prompts, drawn) == pytest.approx(kl, abs=1e-4)
+    with pytest.raises(DataError, match="0 tokens"):
+        reply_logps(model, prompts[:2], [replies[0], []])
 
 
 def test_a_long_rope_is_shared_within_its_short_factors(folders: dict[str, Path]) -> None:

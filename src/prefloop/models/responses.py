@@ -168,12 +168,16 @@ def pack_responses(
     Errors:
         DataError: a reply without tokens.
     """
-    if not all(responses):
-        raise DataError("A reply has 0 tokens, so there is nothing to predict; sample at least 1.")
+    _require_tokens(responses)
     sequences = [[*prompt, *response[:-1]] for prompt, response in zip(prompts, responses, strict=True)]
     batch = pack(sequences, row_tokens)
     places = [index[len(prompt) - 1 :] for index, prompt in zip(batch.token_index, prompts, strict=True)]
     return PackedResponses(batch, torch.cat(places), torch.tensor([token for ids in responses for token in ids]))
+
+
+def _require_tokens(responses: Sequence[Sequence[int]]) -> None:
+    if not all(responses):
+        raise DataError("A reply has 0 tokens, so there is nothing to predict; sample at least 1.")
 
 
 def response_logps(policy: Any, packed: PackedResponses) -> Float[Tensor, " token"]:
@@ -212,10 +216,12 @@ def reply_logps(
     """As `all_logps`, of any causal model: one that cannot share beginnings exactly reads each episode by itself.
 
     Errors:
+        DataError: a reply without tokens.
         ModelError: a reply holds a token that the model has no embedding for.
     """
+    _require_tokens(replies)
     rows = model.get_input_embeddings().weight.shape[0]
-    if (highest := max(max(reply, default=0) for reply in replies)) >= rows:
+    if (highest := max(map(max, replies))) >= rows:
         raise ModelError(
             f"A reply holds token {highest} and the model that is asked how likely it is has {rows} of them; take one "
             "with as many embeddings as the policy that replied."
