@@ -71,6 +71,24 @@ def test_every_treatment_is_trained_and_said(
     assert {path.name: path.stat().st_mtime_ns for path in (folder / "trials").glob("*.json")} == trials
 
 
+def test_another_import_of_the_same_pairs_gives_the_same_flips_folds_and_numbers(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, _ = create_workspace(tmp_path / "other")
+    with other.store() as store:
+        import_file(store, "hh-rlhf", PAIRS, "base", "helpful")
+    file = tmp_path / "again.toml"
+    file.write_text(SETTINGS.replace("small", "again").replace("gold_prompts = 3", ""), encoding="utf-8")
+    found: list[dict[str, Any]] = []
+    for one in (workspace, other):
+        _succeeds(["eval", "cleanliness", str(file), "--workspace", str(one.path), "--json"])
+        found.append(json.loads(capsys.readouterr().out))
+    mine, theirs = found
+    doubted, again = ([{**pair, "comparison_id": ""} for pair in one.pop("suspected_pairs")] for one in found)
+    assert doubted == again
+    assert {**mine, "run": ""} == {**theirs, "run": ""}
+
+
 def _succeeds(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)

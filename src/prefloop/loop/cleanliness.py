@@ -25,10 +25,10 @@ from prefloop.errors import DataError
 from prefloop.evals import Cleanliness, Suspicion, Treated, evaluate_cleanliness, suspicion
 from prefloop.evals.cleanliness import CLEAN, accuracy_of
 from prefloop.loop.assistants import resolve_model
-from prefloop.loop.data import evenly
+from prefloop.loop.data import evenly, opening_turn
 from prefloop.loop.runs import fingerprint, preference_data
 from prefloop.models.language import load_language_model, window_tokens
-from prefloop.models.preference import PreferenceModel, conversation_key
+from prefloop.models.preference import PreferenceModel
 from prefloop.models.responses import encode_prompts
 from prefloop.models.sampling import TorchSampler
 from prefloop.quality import quality_report
@@ -228,7 +228,7 @@ def _plans(
 
 def _out_of_fold(trainer: _Trainer, folds: int, pairs: list[PreferencePair], key: str, seed: int) -> list[float]:
     """Of each pair, score(chosen) - score(rejected) by a PM that was trained on the other folds' conversations."""
-    fold = np.array([int(_place(pair, "fold") * folds) for pair in pairs])
+    fold = np.array([int(_fold_place(pair) * folds) for pair in pairs])
     margins = np.zeros(len(pairs))
     for number in range(folds):
         inside = np.flatnonzero(fold == number)
@@ -309,14 +309,15 @@ def _shuffled(pairs: Sequence[PreferencePair], seed: int) -> list[PreferencePair
 
 
 def _draw(pair: PreferencePair, seed: int) -> float:
-    """A number that the seed and the comparison alone decide."""
-    return _hashed(f"{seed} {pair.comparison_id} {pair.chosen} {pair.rejected}")
+    """A number that the seed and the comparison's texts alone decide: ids are made anew by each import."""
+    turns = [f"{message.role}: {message.text}" for message in pair.context]
+    return _hashed(f"seed {seed}", *turns, pair.chosen, pair.rejected)
 
 
-def _place(pair: PreferencePair, what: str) -> float:
-    """The same for a conversation: its pairs stay together."""
-    return _hashed(f"{what} {conversation_key(pair)}")
+def _fold_place(pair: PreferencePair) -> float:
+    """The same for its opening turn, whatever the seed: conversations that begin alike are in one fold."""
+    return _hashed("fold", opening_turn(pair))
 
 
-def _hashed(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+def _hashed(*texts: str) -> float:
+    return int.from_bytes(hashlib.sha256("\x1f".join(texts).encode()).digest()[:8], "big") / 2**64

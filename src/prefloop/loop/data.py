@@ -33,16 +33,19 @@ class Split(NamedTuple):
     held_out: Sequence[PreferencePair]
 
 
+def opening_turn(pair: PreferencePair) -> str:
+    """The first user turn of its context; empty where there is none."""
+    return next((message.text for message in pair.context if message.role == "user"), "")
+
+
 def place(pair: PreferencePair) -> float:
     """Where a conversation lies in [0, 1), by its opening turn: pairs that begin alike always stay together."""
-    opening = next((message.text for message in pair.context if message.role == "user"), "")
-    return split_place(opening)
+    return split_place(opening_turn(pair))
 
 
 def half_of(pair: PreferencePair) -> Half:
     """The half of the data that a pair belongs to (paper 4.2: a PM to train on, another to watch)."""
-    opening = next((message.text for message in pair.context if message.role == "user"), "")
-    return "a" if hashlib.sha256(b"half" + opening.encode()).digest()[0] % 2 == 0 else "b"
+    return "a" if hashlib.sha256(b"half" + opening_turn(pair).encode()).digest()[0] % 2 == 0 else "b"
 
 
 def split(pairs: Sequence[PreferencePair], held_out_share: float) -> Split:
@@ -115,9 +118,8 @@ def _draw(pair: PreferencePair, seed: int) -> tuple[bytes, bytes, bytes]:
     turns go one by one, so that what has a beginning in common, as the comparisons of a conversation have, lies
     together.
     """
-    opening = next((message.text for message in pair.context if message.role == "user"), "")
     turns = b"".join(_drawn(seed, message.role, message.text)[:8] for message in pair.context)
-    return _drawn(seed, opening), turns, _drawn(seed, pair.chosen, pair.rejected)
+    return _drawn(seed, opening_turn(pair)), turns, _drawn(seed, pair.chosen, pair.rejected)
 
 
 def _drawn(seed: int, *texts: str) -> bytes:
