@@ -103,6 +103,11 @@ def test_what_is_wrong_is_told_in_one_sentence(tmp_path: Path, text: str, overri
     assert "\n" not in str(told.value)
 
 
+def test_a_mark_before_the_first_letter_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "marked.toml").write_text("start = 'm'\r\n", encoding="utf-8-sig", newline="")
+    assert Run.load([tmp_path / "marked.toml"]) == Run.load([written(tmp_path, "start = 'm'")])
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no\.toml does not exist; give the path of a TOML file"):
         Run.load([tmp_path / "no.toml"])

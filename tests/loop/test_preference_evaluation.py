@@ -13,8 +13,10 @@ from prefloop.loop import preference_evaluation
 from prefloop.loop.preference_evaluation import evaluate_models
 from prefloop.loop.round import create_workspace
 from prefloop.loop.snapshots import register
+from prefloop.models.preference import PreferenceModel
 from prefloop.sandbox.tiny import PMP_MODEL, tiny_model
 from prefloop.schema import EvalResult, Message, Mode
+from prefloop.store import Store
 from prefloop.store.formats import import_file
 from prefloop.workspace import Workspace
 
@@ -38,11 +40,22 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made, _ = create_workspace(tmp_path_factory.mktemp("eval") / "ws")
     with made.store() as store:
         import_file(store, "trl", rows(made.path / "pairs.jsonl", 40))
-        run = made.runs / "preference-trained-0"
-        run.mkdir()
-        (run / "config.json").write_text('{"held_out_share": 0.05, "sandbox_contrasts": 0}')
-        register(made, store, "trained", tiny_model(PMP_MODEL), kind="preference_model", run_id=run.name)
+        trained(made, store, "trained", held_out_share=0.05, sandbox_contrasts=0)
+        trained(made, store, "ranked", held_out_share=0.0, ranked_files=["Posts.xml"])
     return made
+
+
+def trained(workspace: Workspace, store: Store, name: str, **settings: object) -> Path:
+    """A run folder with these settings around a PM of its own, as a snapshot too."""
+    run = workspace.runs / f"preference-{name}-0"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(settings))
+    (run / "metrics.jsonl").touch()
+    model = PreferenceModel.load(tiny_model(PMP_MODEL))
+    model.set_scale([0.0, 1.0 + len(list(workspace.runs.iterdir()))])  # the same scores, another folder
+    path = model.save(run / "model")
+    register(workspace, store, name, path, kind="preference_model", run_id=run.name)
+    return path
 
 
 def test_several_models_on_the_same_comparisons(workspace: Workspace) -> None:
@@ -59,7 +72,27 @@ def test_several_models_on_the_same_comparisons(workspace: Workspace) -> None:
     assert one.words.value > 0.9  # 'go away' is always the worse one
     assert {row.data for row in kept} >= {"held-out 0.5", "held-out 0.5 tranche=base"}
     [seen] = evaluated.notes
-    assert seen.startswith("trained was trained with 0.05 of the conversations held out and is evaluated on 0.5")
+    assert seen == (
+        "trained was trained with 0.05 of the conversations held out and is evaluated on 0.5 of them, so it has seen "
+        "some; evaluate with --held-out-share 0.05."
+    )
+
+
+def test_who_has_seen_what_is_evaluated_on(workspace: Workspace) -> None:
+    """By snapshot or folder, itself or by its start; other data than the workspace's says nothing."""
+    with workspace.store() as store:
+        whole = trained(workspace, store, "whole", held_out_share=0.0)
+        start = str(workspace.path / store.snapshot("whole").path)
+        child = trained(workspace, store, "child", held_out_share=0.5, start=start)
+        grandchild = trained(workspace, store, "grandchild", held_out_share=0.9, start=str(child), ranked_files=["a"])
+        trained(workspace, store, "apart", held_out_share=0.5, start="pmp_sandbox_tiny")
+        notes = {
+            name: evaluate_models(workspace, store, [name], held_out_share=0.5).notes
+            for name in ("ranked", "apart", "whole", str(whole), "child", str(child), "grandchild", str(grandchild))
+        }
+    assert {name for name, said in notes.items() if not said} == {"ranked", "apart"}
+    assert all("with 0 of the conversations held out" in note for said in notes.values() for note in said)
+    assert notes["child"][0].startswith("child started from a model that was trained with 0")
 
 
 def test_comparisons_of_a_file_have_groups(workspace: Workspace, tmp_path: Path) -> None:
@@ -110,9 +143,12 @@ def test_comparisons_that_one_model_refuses_are_left_out_for_all(
 
 def test_refusals(workspace: Workspace, tmp_path: Path) -> None:
     empty, _ = create_workspace(tmp_path / "empty")
+    file = rows(tmp_path / "a.jsonl", 4)
     with workspace.store() as store:
         with pytest.raises(ConfigError, match="named twice"):
             evaluate_models(workspace, store, ["trained", "trained"], held_out_share=0.5)
+        with pytest.raises(ConfigError, match="of modes and tranches, so red_team cannot be chosen of it"):
+            evaluate_models(workspace, store, ["trained"], held_out_share=0.5, mode=Mode.RED_TEAM, file=file)
         with pytest.raises(DataError, match=r"None of .* 40 .* mode red_team \(there are: 40 helpful base"):
             evaluate_models(workspace, store, ["trained"], held_out_share=0.5, mode=Mode.RED_TEAM)
     with empty.store() as store:

@@ -11,7 +11,7 @@ import pytest
 
 from prefloop.errors import DataError
 from prefloop.loop.round import create_workspace
-from prefloop.loop.runs import estimate_preference_run, run_preference
+from prefloop.loop.runs import estimate_preference_run, preference_data, run_preference
 from prefloop.schema import split_place
 from prefloop.train.preference_settings import PreferenceRun
 from prefloop.workspace import Workspace
@@ -65,3 +65,16 @@ def test_nothing_that_is_held_out(tell: Callable[..., Any], workspace: Workspace
     assert note.startswith("No comparison falls into held_out_share = 0.3, so the model cannot be evaluated; raise it")
     asked = settings(tmp_path, None, name="unasked", held_out_share=0.0)
     assert tell(workspace, asked)["notes"] == []
+
+
+def test_files_of_one_name_hold_different_questions(workspace: Workspace, tmp_path: Path) -> None:
+    files = []
+    for site in ("cooking", "physics"):
+        (tmp_path / site).mkdir()
+        files.append(tmp_path / site / "Posts.jsonl")
+        files[-1].write_text(json.dumps({"question": f"why {site}?", "answers": ["so", "go away"]}), encoding="utf-8")
+    run = settings(tmp_path, None, ranked_files=tuple(files), held_out_share=0.0)
+    with workspace.store() as store:
+        pairs = preference_data(store, run).training
+    assert [pair.context[0].text for pair in pairs] == ["why cooking?", "why physics?"]
+    assert len({pair.conversation_id for pair in pairs}) == 2

@@ -147,6 +147,8 @@ def test_fresh_heads_begin_near_ln_2_as_their_deviation_says(language_models: di
         ids = models[0].encode(talk).ids
         with torch.no_grad():
             states.append(models[0].trunk(torch.tensor([ids])).last_hidden_state[0, -1].numpy())
+    first = np.logaddexp(0, scores[:, :, None] - scores[:, None])  # (head, reply, reply): either order of each pair
+    assert np.mean(first[:, ~np.eye(len(replies), dtype=bool)]) == pytest.approx(math.log(2), abs=0.05)
     for one in range(len(replies)):
         for other in range(one):
             differences = scores[:, one] - scores[:, other]

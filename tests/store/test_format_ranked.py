@@ -63,6 +63,12 @@ def test_posts_come_together(tmp_path: Path, name: str) -> None:
     ]
 
 
+def test_a_mark_before_the_first_letter_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "marked.jsonl"
+    file.write_text('{"question": "why?", "answers": ["so", "no"]}\r\n', encoding="utf-8-sig", newline="")
+    assert [found.text for found in read_ranked(file)] == ["why?"]
+
+
 def test_bodies_become_text() -> None:
     html = "<p>Use  <b>this</b>&amp;that &lt;3</p>\n<ul><li>one</li><li>two</li></ul>"
     html += "<pre><code>if x:\n    y\n</code></pre>end"
@@ -156,7 +162,7 @@ def test_json_lines_ranked_or_scored(tmp_path: Path) -> None:
         ("-Infinity", "is -inf"),
         ("1e999", "is inf"),
         ("1" + "0" * 400, "is beyond 1e308"),
-        ("true", "is true or false and must be a number"),
+        ("true", "is true or false and must be a number;"),
     ],
 )
 def test_a_score_that_is_no_finite_number_is_refused(tmp_path: Path, score: str, said: str) -> None:

@@ -35,43 +35,53 @@ def held_out(
     Where a PM learned from all of a kind that would be left, the pairs are those of the others, and a note says so.
     """
     wide = split(pairs, HELD_OUT_SHARE).held_out
-    kept = {name: kept_share(workspace, store, path) for name, path in preference_models.items()}
-    less = {name: share for name, share in kept.items() if share is not None and share < HELD_OUT_SHARE}
-    narrow = {name: split(wide, share).held_out for name, share in less.items()}
+    apart = {name: kept(workspace, store, path) for name, path in preference_models.items()}
+    less = {name: one for name, one in apart.items() if one is not None and one.share < HELD_OUT_SHARE}
+    narrow = {name: split(wide, one.share).held_out for name, one in less.items()}
     usable = [part for part in narrow.values() if part]
     found = min(usable, key=len) if usable else wide
     notes = []
-    for name, share in less.items():
+    for name, one in less.items():
         if narrow[name]:
             notes.append(
-                f"{name} was trained with {share:g} of the conversations held out and not {HELD_OUT_SHARE:g}, so of "
-                f"{len(wide):,} held-out comparisons the {len(found):,} that it has not seen are taken."
+                f"{name} {one} and not {HELD_OUT_SHARE:g}, so of {len(wide):,} held-out comparisons "
+                f"the {len(found):,} that it has not seen are taken."
             )
         else:
             notes.append(
-                f"{name} was trained with {share:g} of the conversations held out, so it may have seen all "
-                f"{len(found):,} comparisons that are taken here, and its scores and accuracies on them are too high; "
-                f"train one with held_out_share = {HELD_OUT_SHARE:g}."
+                f"{name} {one}, so it may have seen all {len(found):,} comparisons that are taken "
+                "here, and its scores and accuracies on them are too high; train one with held_out_share = "
+                f"{HELD_OUT_SHARE:g}."
             )
     return HeldOut(found, tuple(notes))
 
 
-def kept_share(workspace: Workspace, store: Store, path: Path) -> float | None:
-    """The share of the workspace's conversations that the run of a PM kept apart; None where that is not known, or
-    where it learned from other data.
-    """
-    folder = training_folder(path, workspace, store)
-    settings = None if folder is None else folder / "config.json"
-    if settings is None or not settings.is_file():
-        return None
-    run = read_json(settings)
-    if any(run.get(name) for name in _OTHER_DATA) or "held_out_share" not in run:
-        return None
-    return float(run["held_out_share"])
+class Kept(NamedTuple):
+    """The least share of the workspace's conversations that a PM's run kept apart, or one that it started from."""
+
+    share: float
+    is_of_a_start: bool
+
+    def __str__(self) -> str:
+        did = "started from a model that was trained" if self.is_of_a_start else "was trained"
+        return f"{did} with {self.share:g} of the conversations held out"
+
+
+def kept(workspace: Workspace, store: Store, path: Path) -> Kept | None:
+    """What a PM has not learned from, nor what it started from; None where no run is known or all had other data."""
+    found: list[Kept] = []
+    seen: set[Path] = set()
+    while path.resolve() not in seen and (folder := training_folder(path, workspace, store)) is not None:
+        run = read_json(folder / "config.json")
+        if "held_out_share" in run and not any(run.get(name) for name in _OTHER_DATA):
+            found.append(Kept(float(run["held_out_share"]), is_of_a_start=bool(seen)))
+        seen.add(path.resolve())
+        path = Path(run.get("start", ""))
+    return min(found, default=None)
 
 
 def training_folder(path: Path, workspace: Workspace | None, store: Store | None) -> Path | None:
-    """The run that trained a PM: around its model, or the one that its snapshot names."""
+    """The run that trained a PM: around its model, or the one that its snapshot names; None: not known."""
     folders = [path.parent]
     if workspace is not None and store is not None:
         folders += [
@@ -79,4 +89,9 @@ def training_folder(path: Path, workspace: Workspace | None, store: Store | None
             for snapshot in store.snapshots(kind="preference_model")
             if snapshot.run_id and Path(model_path(workspace, snapshot)).resolve() == path.resolve()
         ]
-    return next((folder for folder in folders if (folder / "metrics.jsonl").is_file()), None)
+    return next((folder for folder in folders if _trained_a_pm(folder)), None)
+
+
+def _trained_a_pm(folder: Path) -> bool:
+    files = ("config.json", "metrics.jsonl")
+    return folder.name.startswith("preference-") and all((folder / name).is_file() for name in files)

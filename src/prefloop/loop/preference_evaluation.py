@@ -21,10 +21,11 @@ from prefloop.evals import (
     score_pairs,
 )
 from prefloop.evals.slices import OF_COLLECTION
+from prefloop.loop.assistants import resolve_model
 from prefloop.loop.data import evenly, some_stored, split, stored_pairs
+from prefloop.loop.held_out import kept
 from prefloop.loop.runs import load_preference_model
 from prefloop.pair_file import picked
-from prefloop.runs import read_json
 from prefloop.schema import Mode, PreferencePair, Scorer, Tranche
 from prefloop.stats.intervals import Ints
 from prefloop.store import Store
@@ -60,15 +61,20 @@ def evaluate_models(
     """Each model on the same held-out comparisons of the workspace, or on those of `file`; rows go into the store.
 
     Comparisons that one of the models does not take are left out for all. The TF-IDF regressions beside them are
-    trained on the workspace's training split of the same tranche, one a mode. Model folders and a file need neither
-    workspace nor store.
+    trained on the workspace's training split, of the same mode and tranche, one a mode. Model folders and a file need
+    neither workspace nor store.
 
     Errors:
-        ConfigError: a model is named twice.
+        ConfigError: a model is named twice, or a mode or tranche of a file's comparisons.
         DataError: no comparisons to evaluate on.
     """
     if len(set(models)) < len(models):
         raise ConfigError(f"A model is named twice in {', '.join(models)}; name each once.")
+    if file is not None and (mode or tranche):
+        raise ConfigError(
+            f"{file.name} says nothing of modes and tranches, so {mode or tranche} cannot be chosen of it; leave "
+            "--mode and --tranche out."
+        )
     notes: list[str] = []
     training: Sequence[PreferencePair] = ()
     groups: list[str] | None = None
@@ -80,7 +86,7 @@ def evaluate_models(
             reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
             notes.append(f"{sum(skipped.values())} rows of {file.name} were left out: {reasons}.")
         if workspace is not None and store is not None:
-            training = split(stored_pairs(store, mode, tranche, folder=workspace.runs), held_out_share).training
+            training = split(stored_pairs(store, folder=workspace.runs), held_out_share).training
     elif workspace is not None and store is not None:
         pairs = some_stored(store, "comparisons to evaluate on", mode, tranche, folder=workspace.runs)
         training, held_out = split(pairs, held_out_share)
@@ -144,19 +150,13 @@ def word_regressions(training: Sequence[PreferencePair]) -> dict[Mode | None, Sc
 
 
 def _trained_on_some(workspace: Workspace, store: Store, models: Sequence[str], held_out_share: float) -> list[str]:
-    """A sentence for each snapshot whose run kept fewer conversations apart than are evaluated on now."""
-    runs = {snapshot.name: snapshot.run_id for snapshot in store.snapshots() if snapshot.run_id}
+    """A sentence for each model that kept fewer conversations apart than are evaluated on now."""
     notes = []
     for name in models:
-        settings = workspace.runs / runs.get(name, "") / "config.json"
-        if name not in runs or not settings.is_file():
-            continue
-        run = read_json(settings)
-        kept, is_sandbox = run.get("held_out_share", 1.0), run.get("sandbox_contrasts") or run.get("sandbox_judgments")
-        if kept < held_out_share and not is_sandbox:
-            then = f"evaluate with --held-out-share {kept:g}" if kept else "train one that holds some out to compare"
-            notes.append(
-                f"{name} was trained with {kept:g} of the conversations held out and is evaluated on "
-                f"{held_out_share:g} of them, so it has seen some; {then}."
-            )
+        apart = kept(workspace, store, resolve_model(workspace, store, Path(name)))
+        if apart is not None and apart.share < held_out_share:
+            then = "train one that holds some out to compare"
+            if apart.share:
+                then = f"evaluate with --held-out-share {apart.share:g}"
+            notes.append(f"{name} {apart} and is evaluated on {held_out_share:g} of them, so it has seen some; {then}.")
     return notes

@@ -37,7 +37,7 @@ def read_prompts(file: Path) -> list[str]:
         DataError: no such file, or a line that is no {"prompt": text}.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"The prompts {file} cannot be read ({error.strerror}); check the path.") from None
     prompts = []

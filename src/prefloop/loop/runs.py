@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +41,7 @@ from prefloop.sandbox.limits import contrast_accuracy, known_pairs
 from prefloop.sandbox.tiny import CHAT_MODEL, tiny_model
 from prefloop.schema import HELD_OUT_SHARE, Interval, Message, PreferencePair
 from prefloop.store import Store
-from prefloop.store.formats import ranked_pairs, read_ranked
+from prefloop.store.formats import RankedQuestion, ranked_pairs, read_ranked
 from prefloop.train import policy_estimate, preference_estimate
 from prefloop.train.lm import LanguageRun, train_language_model
 from prefloop.train.memory import one_sentence_where_memory_ends
@@ -245,8 +244,8 @@ def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) 
             [item.probability for item in known],
         )
     if run.ranked_files:
-        questions = chain.from_iterable(read_ranked(file) for file in run.ranked_files)
-        ranked = ranked_pairs(questions, is_binary=run.ranked_binary, most=run.ranked_pairs_per_question, seed=run.seed)
+        asked = _questions(run.ranked_files)
+        ranked = ranked_pairs(asked, is_binary=run.ranked_binary, most=run.ranked_pairs_per_question, seed=run.seed)
         pairs: Sequence[PreferencePair] = kept(ranked, disk)
         if not pairs:
             raise DataError("No question of ranked_files has two answers of different scores; give other files.")
@@ -260,6 +259,13 @@ def preference_data(store: Store, run: PreferenceRun, disk: Path | None = None) 
             f"{len(pairs)} comparisons leave none to train on at held_out_share = {run.held_out_share:g}; lower it."
         )
     return PreferenceData(chosen_for(run, half_for(run, training)), evaluation)
+
+
+def _questions(files: Sequence[Path]) -> Iterator[RankedQuestion]:
+    """Those of all files. Every site's dump is a Posts.xml that counts from 1: ids begin with the file's place."""
+    for place, file in enumerate(files):
+        for question in read_ranked(file):
+            yield question._replace(id=f"{place}:{question.id}")
 
 
 def half_for(run: PreferenceRun, pairs: Sequence[PreferencePair]) -> Sequence[PreferencePair]:

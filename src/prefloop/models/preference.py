@@ -179,8 +179,8 @@ class PreferenceModel:
         architecture = _architecture(config)
         if not architecture.endswith(_CLASSIFIER) or config.num_labels != 1:
             raise ModelError(
-                f"{path} holds a {architecture or 'model of unknown kind'} with {config.num_labels} labels; a "
-                f"preference model is a ...{_CLASSIFIER} with 1 label."
+                f"{path} holds a {architecture or 'model of unknown kind'} with num_labels = "
+                f"{config.num_labels}; a preference model is a ...{_CLASSIFIER} with num_labels = 1."
             )
         model = load_weights(AutoModelForSequenceClassification, path)
         if not is_known:
@@ -200,7 +200,8 @@ class PreferenceModel:
     ) -> PreferenceModel:
         """The trunk of a causal language model or an encoder under a fresh head, normal with std 1 / sqrt(hidden + 1).
 
-        The first loss is near ln 2 because the two sides of a comparison begin with scores that differ little.
+        The first loss is near ln 2, and further from it the further apart the hidden states of two sides lie: on 150
+        real pairs 0.68 to 0.77 for fresh trunks of width 32 to 384, 0.72 to 0.92 for the built-in language model.
         """
         renderer = Renderer(load_tokenizer(path))
         model = load_fresh_classifier(path, seed)

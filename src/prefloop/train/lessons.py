@@ -127,7 +127,7 @@ def read_worker_weights(file: Path) -> dict[str, float]:
         ConfigError: no such file, no JSON object, or a weight that is no finite number of at least 0.
     """
     try:
-        weights = json.loads(file.read_text(encoding="utf-8"))
+        weights = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"worker_weights {file} cannot be read ({error.strerror}); check the path.") from None
     except ValueError as error:

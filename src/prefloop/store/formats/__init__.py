@@ -20,13 +20,14 @@ from prefloop.store import ExportReport, ImportReport, Store
 from prefloop.store.formats import hh_rlhf, own, parquet, trl
 from prefloop.store.formats.comparisons import ComparisonFile, read_comparisons
 from prefloop.store.formats.files import check_exists, json_writer, write_line
-from prefloop.store.formats.ranked import ranked_pairs, read_ranked
+from prefloop.store.formats.ranked import RankedQuestion, ranked_pairs, read_ranked
 from prefloop.store.imports import Unusable
 
 __all__ = [
     "FORMATS",
     "ComparisonFile",
     "Format",
+    "RankedQuestion",
     "export_file",
     "import_file",
     "ranked_pairs",

@@ -49,7 +49,7 @@ def json_rows(path: Path) -> Iterator[Row]:
                     yield Row(where, _parse_object(line, where))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} cannot be read after line {line_number} ({error}); fetch it again, nothing of it was imported."
+            f"{path} cannot be read after line {line_number} ({error}); fetch it again, nothing of it was taken."
         ) from None
     if is_empty:
         raise DataError(f"{path} holds no rows; check that it is the right file and was fetched whole.")
@@ -64,33 +64,33 @@ def opened(path: Path) -> IO[bytes]:
 
 def _parse_object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8-sig"))  # some editors put a mark before the first letter
     except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 ({error.reason}); mend it, nothing of it was imported.") from None
+        raise DataError(f"{where} is not UTF-8 ({error.reason}); mend it, nothing of it was taken.") from None
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{where} is not JSON ({error.msg} at column {error.colno}); mend it, nothing of it was imported."
+            f"{where} is not JSON ({error.msg} at column {error.colno}); mend it, nothing of it was taken."
         ) from None
     except (ValueError, RecursionError):  # a number of thousands of digits, brackets thousands deep
         raise DataError(f"{where} holds a number or a nesting beyond all limits; mend it.") from None
     if not isinstance(value, dict):
-        raise DataError(f"{where} is {kind_of(value)} and not an object; mend it, nothing of it was imported.")
+        raise DataError(f"{where} is {kind_of(value)} and not an object; mend it, nothing of it was taken.")
     return value
 
 
 def field(row: Row, name: str, *kinds: type) -> Any:
     """A field's value of one of the given types, or DataError."""
     if name not in row.fields:
-        raise DataError(f"{row.where} has no field {name!r}; mend it, nothing of it was imported.")
+        raise DataError(f"{row.where} has no field {name!r}; mend it, nothing of it was taken.")
     value = row.fields[name]
     if isinstance(value, int | float) and not abs(value) < math.inf:  # Python reads NaN, which JSON does not have
         raise DataError(
-            f"{row.where} field {name!r} is {value} and must be a finite number; mend it, nothing of it was imported."
+            f"{row.where} field {name!r} is {value} and must be a finite number; mend it, nothing of it was taken."
         )
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        wanted = " or ".join(_KINDS.get(kind, kind.__name__) for kind in kinds)
+        wanted = " or ".join(dict.fromkeys(_KINDS.get(kind, kind.__name__) for kind in kinds))
         raise DataError(
-            f"{row.where} field {name!r} is {kind_of(value)} and must be {wanted}; mend it, nothing of it was imported."
+            f"{row.where} field {name!r} is {kind_of(value)} and must be {wanted}; mend it, nothing of it was taken."
         )
     return value
 

@@ -57,9 +57,9 @@ def _record(row: Row) -> StoreRecord:
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(["record", *(str(part) for part in fault["loc"])])
-        raise DataError(f"{row.where} field {place!r}: {fault['msg']}; mend it, nothing of it was imported.") from None
+        raise DataError(f"{row.where} field {place!r}: {fault['msg']}; mend it, nothing of it was taken.") from None
     if isinstance(record, ComparisonRecord) and (contradiction := _contradiction(record)):
-        raise DataError(f"{row.where} contradicts itself: {contradiction}; mend it, nothing of it was imported.")
+        raise DataError(f"{row.where} contradicts itself: {contradiction}; mend it, nothing of it was taken.")
     return record
 
 

@@ -101,7 +101,7 @@ def ranked_pairs(
             if one.score != other.score and one.text.strip() and other.text.strip() and one.text != other.text
         ]
         if len(ranked) > most:
-            ranked = random.Random(f"{seed} {question.id}").sample(ranked, most)
+            ranked = random.Random(f"{seed} {question.text}").sample(ranked, most)
         for better, worse in ranked:
             sides = [(better.text, worse.text)]
             if is_binary:
