@@ -334,7 +334,7 @@ def test_bad_settings_are_told_in_one_sentence(models: Path, tmp_path: Path) -> 
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"samples_per_prompt": 3}, ConfigError, "no multiple of samples_per_prompt = 3"),
         ({"max_response_tokens": 64}, ConfigError, "leaves no room for a prompt in a window of 64"),
-        ({"preference_model": models / "policy"}, ModelError, "1 label"),
+        ({"preference_model": models / "policy"}, ModelError, "with num_labels = 1"),
         ({"policy": tmp_path / "nothing"}, ModelError, "nothing"),
     ]
     for number, (change, kind, words) in enumerate(cases):
