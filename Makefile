@@ -19,14 +19,14 @@ check: .venv/.dev  ## ruff, its formatter and mypy; changes nothing
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The real data sets that stand beside a checkout, where the environment names no others.
+test bench-%: export PREFLOOP_DATA_ROOT ?= $(abspath $(wildcard ../shared/data))
+
 test: .venv/.dev  ## all tests; what cannot run here is skipped and listed at the end
 	$(BIN)/pytest $(ARGS)
 
 demo: .venv/.package  ## one full round in the tiny world, then the page to join it
 	$(BIN)/prefloop demo $(ARGS)
-
-# The folder of the tests' real data sets, where nothing else is set.
-bench-%: export PREFLOOP_DATA_ROOT ?= $(abspath $(wildcard ../shared/data))
 
 bench-%: .venv/.dev  ## a side-by-side measurement, benchmarks/bench_%.py
 	$(BIN)/python benchmarks/bench_$*.py $(ARGS)

@@ -35,7 +35,7 @@ def held_out(
     Where a PM learned from all of a kind that would be left, the pairs are those of the others, and a note says so.
     """
     wide = split(pairs, HELD_OUT_SHARE).held_out
-    apart = {name: kept(workspace, store, path) for name, path in preference_models.items()}
+    apart = {name: kept_apart(workspace, store, path) for name, path in preference_models.items()}
     less = {name: one for name, one in apart.items() if one is not None and one.share < HELD_OUT_SHARE}
     narrow = {name: split(wide, one.share).held_out for name, one in less.items()}
     usable = [part for part in narrow.values() if part]
@@ -56,7 +56,7 @@ def held_out(
     return HeldOut(found, tuple(notes))
 
 
-class Kept(NamedTuple):
+class KeptApart(NamedTuple):
     """The least share of the workspace's conversations that a PM's run kept apart, or one that it started from."""
 
     share: float
@@ -67,14 +67,14 @@ class Kept(NamedTuple):
         return f"{did} with {self.share:g} of the conversations held out"
 
 
-def kept(workspace: Workspace, store: Store, path: Path) -> Kept | None:
+def kept_apart(workspace: Workspace, store: Store, path: Path) -> KeptApart | None:
     """What a PM has not learned from, nor what it started from; None where no run is known or all had other data."""
-    found: list[Kept] = []
+    found: list[KeptApart] = []
     seen: set[Path] = set()
     while path.resolve() not in seen and (folder := training_folder(path, workspace, store)) is not None:
         run = read_json(folder / "config.json")
         if "held_out_share" in run and not any(run.get(name) for name in _OTHER_DATA):
-            found.append(Kept(float(run["held_out_share"]), is_of_a_start=bool(seen)))
+            found.append(KeptApart(float(run["held_out_share"]), is_of_a_start=bool(seen)))
         seen.add(path.resolve())
         path = Path(run.get("start", ""))
     return min(found, default=None)

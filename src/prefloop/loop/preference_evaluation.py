@@ -23,7 +23,7 @@ from prefloop.evals import (
 from prefloop.evals.slices import OF_COLLECTION
 from prefloop.loop.assistants import resolve_model
 from prefloop.loop.data import evenly, some_stored, split, stored_pairs
-from prefloop.loop.held_out import kept
+from prefloop.loop.held_out import kept_apart
 from prefloop.loop.runs import load_preference_model
 from prefloop.pair_file import picked
 from prefloop.schema import Mode, PreferencePair, Scorer, Tranche
@@ -153,7 +153,7 @@ def _trained_on_some(workspace: Workspace, store: Store, models: Sequence[str], 
     """A sentence for each model that kept fewer conversations apart than are evaluated on now."""
     notes = []
     for name in models:
-        apart = kept(workspace, store, resolve_model(workspace, store, Path(name)))
+        apart = kept_apart(workspace, store, resolve_model(workspace, store, Path(name)))
         if apart is not None and apart.share < held_out_share:
             then = "train one that holds some out to compare"
             if apart.share:
